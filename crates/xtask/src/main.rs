@@ -1,0 +1,2 @@
+//! Damselfly.
+fn main() {}

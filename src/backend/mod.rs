@@ -1,0 +1,1 @@
+//! Back-to-source: how content is fetched from its origin.

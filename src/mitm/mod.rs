@@ -1,0 +1,1 @@
+//! Interception of TLS: certificate authority, leaf certificates, and which hosts are intercepted.

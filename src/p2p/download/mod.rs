@@ -1,0 +1,1 @@
+//! The download machine: pure, events in, actions out.

@@ -1,0 +1,1 @@
+//! Which pieces a parent has: the child's side of SyncPieces.

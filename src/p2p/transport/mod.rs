@@ -1,0 +1,1 @@
+//! Piece data between hosts: server and client of the Vortex TCP framing.

@@ -1,0 +1,1 @@
+//! The proxy: from an accepted connection to the answer.

@@ -1,0 +1,1 @@
+//! OCI registry paths and which upstream a mirror request means.

@@ -1,0 +1,1 @@
+//! What the daemon serves to peers and operators: peer gRPC, admin HTTP.

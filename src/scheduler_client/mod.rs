@@ -1,0 +1,1 @@
+//! The daemon's side of the scheduler: finding it, announcing to it, conversing about a task.

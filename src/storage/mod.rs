@@ -1,0 +1,1 @@
+//! Content on disk: one preallocated file a task, metadata in redb with group commit.
