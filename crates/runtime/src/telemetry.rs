@@ -1,0 +1,84 @@
+//! Logs: one line an event on stderr, as text or as JSON.
+//!
+//! What may be in them is the business of who writes them: no header values, no credentials, no query strings.
+
+use std::io::IsTerminal;
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::UsageError;
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people: time, level, spans, message, fields.
+    #[default]
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+impl Format {
+    /// The name that [`FromStr`] reads.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = UsageError;
+
+    fn from_str(text: &str) -> Result<Self, UsageError> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(UsageError::new(format!("log format {other:?} is neither text nor json"))),
+        }
+    }
+}
+
+/// Checks a filter: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or `tracing` directives such as
+/// `info,damselfly::p2p=debug`.
+pub fn check_filter(filter: &str) -> Result<(), UsageError> {
+    EnvFilter::try_new(filter)
+        .map(drop)
+        .map_err(|error| UsageError::new(format!("log level {filter:?} is not understood: {error}")))
+}
+
+/// Starts logging for the whole process. Call it once, first.
+pub fn init(filter: &str, format: Format) -> Result<(), UsageError> {
+    check_filter(filter)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    let started = match format {
+        Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| UsageError::new(format!("logging cannot start: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_have_names() {
+        for format in [Format::Text, Format::Json] {
+            assert_eq!(format.as_str().parse(), Ok(format));
+        }
+        assert!("xml".parse::<Format>().is_err());
+    }
+
+    #[test]
+    fn filters_are_checked() {
+        for good in ["info", "off", "warn,damselfly::p2p=trace"] {
+            assert_eq!(check_filter(good), Ok(()), "{good}");
+        }
+        for bad in ["damselfly=loud", "a=b=c"] {
+            assert!(check_filter(bad).is_err(), "{bad}");
+        }
+    }
+}
