@@ -1,0 +1,191 @@
+//! The storage's directory: its lock, the content files, and the room on the file system.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use damselfly_core::TaskId;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::config::StorageError;
+
+const CONTENT: &str = "content";
+const LEDGER: &str = "tasks.redb";
+const LOCK: &str = "lock";
+
+/// A directory that this process alone uses, for as long as the value lives.
+pub(super) struct Files {
+    dir: PathBuf,
+    content: PathBuf,
+    _lock: File,
+}
+
+/// The room on the file system, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Disk {
+    pub(super) total: u64,
+    pub(super) available: u64,
+}
+
+impl Disk {
+    /// How much of what users may use is used, rounded up.
+    pub(super) fn used_percent(self) -> u64 {
+        let used = u128::from(self.total.saturating_sub(self.available));
+        (used * 100).div_ceil(u128::from(self.total.max(1))) as u64
+    }
+}
+
+impl Files {
+    pub(super) fn open(dir: &Path) -> Result<Self, StorageError> {
+        let content = dir.join(CONTENT);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&content);
+        made.map_err(StorageError::io("make", &content))?;
+        let path = dir.join(LOCK);
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let lock = lock.map_err(StorageError::io("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { dir: dir.to_owned(), content, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StorageError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(source)) => Err(StorageError::Io { doing: "lock", path, source }),
+        }
+    }
+
+    pub(super) fn ledger(&self) -> PathBuf {
+        self.dir.join(LEDGER)
+    }
+
+    /// Where a task's content is.
+    pub(super) fn path(&self, id: &TaskId) -> PathBuf {
+        self.content.join(id.to_string())
+    }
+
+    /// Makes the content file, with all its space where the file system can promise it.
+    pub(super) fn create(&self, id: &TaskId, length: u64) -> io::Result<Preallocated> {
+        let path = self.path(id);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        match allocate(&file, length) {
+            Ok(sparse) => Ok(Preallocated { path, file, sparse }),
+            Err(error) => {
+                drop(file);
+                remove(&path);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn disk(&self) -> io::Result<Disk> {
+        let stat = rustix::fs::statvfs(&self.content)?;
+        // Blocks reserved for root are neither used nor available: leave them out.
+        let reserved = stat.f_bfree.saturating_sub(stat.f_bavail);
+        Ok(Disk {
+            total: stat.f_blocks.saturating_sub(reserved).saturating_mul(stat.f_frsize),
+            available: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    /// Removes the content files that `keep` doesn't know. Files with other names are not ours to touch.
+    pub(super) fn remove_strays(&self, keep: impl Fn(&TaskId) -> bool) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.content)? {
+            let entry = entry?;
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<TaskId>().ok());
+            if id.is_some_and(|id| !keep(&id)) && remove(&entry.path()) {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+pub(super) struct Preallocated {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    /// The file system gives the space only as it is written.
+    pub(super) sparse: bool,
+}
+
+fn allocate(file: &File, length: u64) -> io::Result<bool> {
+    if length == 0 {
+        return Ok(false);
+    }
+    loop {
+        return match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length) {
+            Ok(()) => Ok(false),
+            Err(Errno::INTR) => continue,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(length).map(|()| true),
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+/// Opens a content file of an earlier time.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path)
+}
+
+/// Removes a file; says whether it is gone. Failing to costs space, and is said.
+pub(super) fn remove(path: &Path) -> bool {
+    match fs::remove_file(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "a content file cannot be removed");
+            false
+        }
+    }
+}
+
+/// A regular file's length and the bytes that it occupies.
+pub(super) fn size(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok((metadata.len(), metadata.blocks().saturating_mul(512)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn one_process_one_directory_and_nobody_else_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("new");
+        let files = Files::open(&dir).unwrap();
+        assert!(matches!(Files::open(&dir), Err(StorageError::InUse(_))));
+        let id = TaskId::from_bytes([7; 32]);
+        let made = files.create(&id, 10_000).unwrap();
+        assert!(files.create(&id, 10_000).is_err(), "a file that is there is never reused");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&made.path)), (0o700, 0o600));
+        assert_eq!(size(&made.path).unwrap().0, 10_000);
+        assert!(made.sparse || size(&made.path).unwrap().1 >= 10_000);
+        drop(files);
+        Files::open(&dir).unwrap();
+    }
+
+    #[test]
+    fn strays_go_and_what_is_not_ours_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::open(dir.path()).unwrap();
+        let [kept, stray] = [1, 2].map(|id| TaskId::from_bytes([id; 32]));
+        for id in [kept, stray] {
+            files.create(&id, 5).unwrap();
+        }
+        let other = dir.path().join(CONTENT).join("notes.txt");
+        fs::write(&other, "x").unwrap();
+        assert_eq!(files.remove_strays(|id| *id == kept).unwrap(), 1);
+        assert!(files.path(&kept).exists() && !files.path(&stray).exists() && other.exists());
+    }
+
+    #[test]
+    fn use_is_rounded_up() {
+        assert_eq!(Disk { total: 1000, available: 1000 }.used_percent(), 0);
+        assert_eq!(Disk { total: 1000, available: 999 }.used_percent(), 1);
+        assert_eq!(Disk { total: 0, available: 0 }.used_percent(), 0);
+    }
+}
