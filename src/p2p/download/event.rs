@@ -100,7 +100,8 @@ pub enum Event {
         /// The piece.
         piece: PieceNumber,
     },
-    /// The source answered with the content. The driver chooses the piece length where no geometry is known yet.
+    /// The source answered with the content. The driver chooses the piece length, unless [`super::Download::geometry`]
+    /// is known by then.
     SourceOpened {
         /// How the content is cut.
         geometry: Geometry,

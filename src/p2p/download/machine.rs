@@ -1,70 +1,86 @@
-//! The machine itself.
+//! The machine itself: what each event changes. What is done next is decided in [`super::plan`], after every event.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::ops::Range;
 
-use damselfly_core::swarm::{Answer, Report, SourceWish};
-use damselfly_core::{ByteRange, Geometry, Moment, PeerId, PieceNumber, PieceSet, RangeWish};
+use damselfly_core::swarm::{Answer, Offer, PieceFault, Report, SourceWish};
+use damselfly_core::{Blake3, Geometry, MAX_PIECES, Moment, PeerId, PieceDigest, PieceNumber, PieceSet};
 
-use super::{Action, End, Event, Failure, ReaderId, Setup};
+use super::link::{Link, Phase};
+use super::parents::Parents;
+use super::pieces::{Pieces, Producer, Proofs, State};
+use super::readers::Readers;
+use super::source::{Source, Stage};
+use super::{Action, Config, End, Event, Failure, Setup};
 
 /// One download: what is here, who has what, what is under way.
 #[derive(Debug)]
 pub struct Download {
-    setup: Setup,
-    started: Moment,
-    geometry: Option<Geometry>,
-    have: PieceSet,
-    parents: BTreeMap<PeerId, BTreeSet<PieceNumber>>,
-    in_flight: BTreeMap<PieceNumber, PeerId>,
-    readers: BTreeMap<ReaderId, RangeWish>,
-    reading: bool,
-    answered: bool,
-    ended: bool,
-    actions: VecDeque<Action>,
+    pub(super) config: Config,
+    pub(super) rng: fastrand::Rng,
+    wish: SourceWish,
+    /// `None` while the geometry is not known.
+    pub(super) pieces: Option<Pieces>,
+    pub(super) wanted: PieceSet,
+    pub(super) proofs: Proofs,
+    pub(super) readers: Readers,
+    pub(super) parents: Parents,
+    pub(super) source: Source,
+    pub(super) link: Link,
+    /// Since when nothing came from anyone.
+    pub(super) quiet: Moment,
+    pub(super) was_busy: bool,
+    pub(super) started: Moment,
+    /// Whether a kept piece came from a parent.
+    from_parents: bool,
+    /// The source contradicts the proofs: no parent is asked any more.
+    pub(super) alone: bool,
+    pub(super) ended: bool,
+    pub(super) actions: VecDeque<Action>,
 }
 
 impl Download {
     /// A download that begins now: its first actions can be polled.
     pub fn new(setup: Setup, now: Moment) -> Self {
-        let geometry = setup.geometry;
-        let have = match geometry {
-            Some(geometry) if setup.have.count() == geometry.count() => setup.have.clone(),
-            _ => PieceSet::empty(geometry.map_or(0, Geometry::count)),
-        };
+        let Setup { config, geometry, have, source, source_under_way, scheduler, seed } = setup;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let jitter = config.jitter.mul_f64(rng.f64());
         let mut download = Self {
+            pieces: None,
+            wanted: PieceSet::default(),
+            proofs: Proofs::default(),
+            readers: Readers::default(),
+            parents: Parents::default(),
+            source: Source::new(source, source_under_way),
+            link: Link::new(scheduler, jitter),
+            quiet: now,
+            was_busy: false,
             started: now,
-            geometry,
-            have,
-            parents: BTreeMap::new(),
-            in_flight: BTreeMap::new(),
-            readers: BTreeMap::new(),
-            reading: false,
-            answered: false,
+            from_parents: false,
+            alone: false,
             ended: false,
             actions: VecDeque::new(),
-            setup,
+            wish: source,
+            config,
+            rng,
         };
-        if download.setup.scheduler {
-            download.actions.push_back(Action::Register { source: download.setup.source });
-        } else {
-            download.read_source();
+        if let Some(geometry) = geometry {
+            download.learn(geometry, &have);
+        }
+        if scheduler {
+            download.register(source);
         }
         download
     }
 
     /// How the content is cut, once that is known.
     pub fn geometry(&self) -> Option<Geometry> {
-        self.geometry
+        self.pieces.as_ref().map(Pieces::geometry)
     }
 
     /// Whether [`Action::Finish`] or [`Action::Fail`] was given: nothing more will come.
     pub fn has_ended(&self) -> bool {
         self.ended
-    }
-
-    /// When the machine wants [`Event::Timer`], unless something else happens first.
-    pub fn deadline(&self) -> Option<Moment> {
-        (!self.ended && !self.answered).then(|| self.started + self.setup.config.scheduler_grace)
     }
 
     /// The next thing to do.
@@ -78,107 +94,431 @@ impl Download {
             return;
         }
         match event {
-            Event::Answer(Answer::Parents { offers, geometry, .. }) => {
-                self.answered = true;
-                self.learn(geometry);
-                for offer in offers {
-                    if self.parents.insert(offer.peer.clone(), BTreeSet::new()).is_none() {
-                        self.actions.push_back(Action::Follow(offer));
-                    }
-                }
+            Event::Answer(answer) => self.answer(now, answer),
+            Event::SchedulerLost => self.scheduler_lost(now),
+            Event::GeometryLearned { geometry } => {
+                self.agree(geometry);
             }
-            Event::Answer(Answer::Wait) => self.answered = true,
-            Event::Answer(Answer::Proofs(_)) => {}
-            Event::Answer(Answer::Empty) => self.learn(Geometry::of_length(0).ok()),
-            Event::Answer(Answer::GoToSource) | Event::SchedulerLost => self.read_source(),
-            Event::Timer if self.deadline().is_some_and(|at| at <= now) => self.read_source(),
-            Event::GeometryLearned { geometry } => self.learn(Some(geometry)),
-            Event::SourceOpened { geometry } => {
-                self.learn(Some(geometry));
-                self.actions.push_back(Action::Report(Report::SourceOpened(geometry)));
-            }
-            Event::ParentHas { parent, piece } => {
-                self.parents.entry(parent).or_default().insert(piece);
-            }
-            Event::PieceArrived { parent, piece, digest } => {
-                self.in_flight.remove(&piece);
-                self.have.insert(piece);
-                self.actions.push_back(Action::Keep { piece });
-                let report = Report::PieceFinished { piece, parent: Some(parent), digest };
-                self.actions.push_back(Action::Report(report));
-            }
-            Event::PieceFailed { parent, piece, .. } => {
-                self.in_flight.remove(&piece);
-                self.parents.remove(&parent);
-                self.actions.push_back(Action::Unfollow(parent));
-            }
-            Event::SourcePiece { piece, digest } => {
-                self.have.insert(piece);
-                self.actions.push_back(Action::Report(Report::PieceFinished { piece, parent: None, digest }));
-            }
-            Event::PieceHeld { piece } => {
-                self.have.insert(piece);
-            }
-            Event::SourceEnded(End::Complete) => self.reading = false,
-            Event::SourceEnded(End::Changed) => self.fail(Failure::Changed),
-            Event::SourceEnded(End::Cut) => self.fail(Failure::Cut),
-            Event::SourceEnded(End::Refused) => self.fail(Failure::Refused),
-            Event::SourceEnded(End::Unsized) => self.fail(Failure::Unsized),
-            Event::DigestMismatch => self.fail(Failure::Digest),
+            Event::ParentHas { parent, piece } => self.parent_has(&parent, piece),
+            Event::ParentGone { parent } => self.leave(&parent, false),
+            Event::PieceArrived { parent, piece, digest } => self.arrived(now, parent, piece, digest),
+            Event::PieceFailed { parent, piece, fault } => self.failed(parent, piece, fault),
+            Event::PieceHeld { piece } => self.held(piece),
+            Event::PieceLost { piece } => self.lost(piece),
+            Event::SourceOpened { geometry } => self.source_opened(now, geometry),
+            Event::SourcePiece { piece, digest } => self.source_piece(now, piece, digest),
+            Event::SourceProgress { bytes } => self.source.lives(now, bytes),
+            Event::SourceEnded(end) => self.source_ended(now, end),
             Event::ReaderWants { reader, wish } => {
-                self.readers.insert(reader, wish);
+                self.readers.want(reader, wish, self.geometry());
+                self.want();
+            }
+            Event::ReaderAt { reader, offset } => {
+                if self.readers.moved(reader, offset, self.pieces.as_ref()) {
+                    self.want();
+                }
             }
             Event::ReaderGone { reader } => {
-                self.readers.remove(&reader);
-                if self.readers.is_empty() {
-                    self.fail(Failure::Abandoned);
+                if self.readers.remove(reader) {
+                    self.want();
                 }
             }
-            _ => {}
+            Event::WantWhole => {
+                self.readers.want_whole(true);
+                self.want();
+            }
+            Event::DigestMismatch => self.fail(Failure::Digest),
+            Event::Drain => {
+                self.readers.want_whole(false);
+                self.readers.ever = true;
+                self.want();
+            }
+            Event::Timer => {}
         }
-        self.plan();
+        self.settle(now);
+        #[cfg(any(test, debug_assertions))]
+        self.check();
     }
 
-    fn learn(&mut self, geometry: Option<Geometry>) {
-        if let (None, Some(geometry)) = (self.geometry, geometry) {
-            self.geometry = Some(geometry);
-            self.have = PieceSet::empty(geometry.count());
+    fn answer(&mut self, now: Moment, answer: Answer) {
+        match answer {
+            Answer::Wait => {
+                if !self.parents.any_useful() && self.link.phase != Phase::Granted {
+                    self.link.answered(Phase::Waiting);
+                    self.quiet = now;
+                }
+            }
+            Answer::Empty => {
+                let agreed = Geometry::of_length(0).is_ok_and(|empty| self.agree(empty));
+                // Whatever the geometry was: the conversation goes on as if the scheduler had no idea.
+                self.link.answered(if agreed { Phase::Served } else { Phase::Waiting });
+                self.quiet = now;
+            }
+            Answer::Parents { offers, geometry, proven } => self.offered(now, offers, geometry, proven),
+            Answer::GoToSource => {
+                self.quiet = now;
+                if self.source.is_usable() {
+                    self.link.answered(Phase::Granted);
+                    self.source.permitted = true;
+                } else {
+                    self.link.answered(Phase::Waiting);
+                    self.report(Report::SourceFailed);
+                }
+            }
+            Answer::Proofs(proofs) => self.proved(proofs),
         }
     }
 
-    fn read_source(&mut self) {
-        self.answered = true;
-        if self.reading || self.setup.source == SourceWish::Forbidden {
+    fn offered(&mut self, now: Moment, offers: Vec<Offer>, geometry: Option<Geometry>, proven: bool) {
+        self.quiet = now;
+        let granted = self.link.phase == Phase::Granted && self.source.is_usable();
+        self.link.answered(if granted { Phase::Granted } else { Phase::Served });
+        self.source.permitted &= granted || self.alone;
+        if geometry.is_some_and(|geometry| !self.agree(geometry)) || self.alone {
             return;
         }
-        self.reading = true;
-        let range = self.geometry.map(|geometry| ByteRange::whole(geometry.length()));
-        self.actions.push_back(Action::ReadSource { range });
+        if proven && !self.proofs.required {
+            self.proofs.required = true;
+            if let Some(pieces) = &mut self.pieces {
+                pieces.refresh_all(&self.proofs);
+            }
+        }
+        for parent in self.parents.followed.values_mut() {
+            parent.retired = true;
+        }
+        let count = self.geometry().map(Geometry::count);
+        for offer in offers {
+            if self.parents.offer(&offer, count, self.config.pieces_per_parent) {
+                self.actions.push_back(Action::Follow(offer));
+            }
+        }
+        let retired = self.parents.followed.iter().filter(|(_, parent)| parent.retired && parent.in_flight == 0);
+        for peer in retired.map(|(peer, _)| peer.clone()).collect::<Vec<_>>() {
+            self.unfollow(&peer);
+        }
     }
 
-    fn plan(&mut self) {
-        let (false, Some(geometry)) = (self.ended, self.geometry) else { return };
-        if self.have.is_full() {
-            self.ended = true;
-            self.actions.extend([Action::Report(Report::Finished), Action::Finish]);
+    fn proved(&mut self, proofs: Vec<(PieceNumber, Blake3)>) {
+        let count = self.geometry().map_or(MAX_PIECES, Geometry::count);
+        for (piece, proof) in proofs {
+            if piece.0 < count && !self.proofs.known.contains_key(&piece) {
+                self.proofs.known.insert(piece, proof);
+                if let Some(pieces) = &mut self.pieces {
+                    pieces.refresh(piece, &self.proofs);
+                }
+            }
+        }
+    }
+
+    fn scheduler_lost(&mut self, now: Moment) {
+        if self.link.phase != Phase::None && self.link.lost(now, &self.config) {
+            self.quiet = now;
+        }
+    }
+
+    /// Takes the geometry if none is known; says whether it agrees with the one that is.
+    fn agree(&mut self, geometry: Geometry) -> bool {
+        match self.geometry() {
+            Some(known) => known == geometry,
+            None => {
+                self.learn(geometry, &PieceSet::empty(geometry.count()));
+                true
+            }
+        }
+    }
+
+    fn learn(&mut self, geometry: Geometry, have: &PieceSet) {
+        let mut pieces = Pieces::new(geometry, have);
+        self.proofs.known.retain(|piece, _| piece.0 < geometry.count());
+        for parent in self.parents.followed.values_mut() {
+            let mut has = PieceSet::empty(geometry.count());
+            has.extend(parent.has.iter());
+            parent.has = has;
+            parent.has.iter().for_each(|piece| pieces.add_holder(piece, &self.proofs));
+        }
+        self.pieces = Some(pieces);
+        self.readers.resolve(geometry);
+        self.want();
+        self.claim_whole();
+    }
+
+    /// What is wanted has changed.
+    fn want(&mut self) {
+        let Some(pieces) = &mut self.pieces else { return };
+        self.wanted = self.readers.wanted(pieces.geometry());
+        for (piece, parent) in pieces.want(&self.wanted, &self.proofs) {
+            if let Some(parent) = self.parents.followed.get_mut(&parent) {
+                parent.in_flight = parent.in_flight.saturating_sub(1);
+            }
+            self.actions.push_back(Action::Cancel { parent, piece });
+        }
+    }
+
+    fn parent_has(&mut self, peer: &PeerId, piece: PieceNumber) {
+        let Some(parent) = self.parents.followed.get_mut(peer) else { return };
+        if parent.has.insert(piece)
+            && let Some(pieces) = &mut self.pieces
+        {
+            pieces.add_holder(piece, &self.proofs);
+        }
+    }
+
+    fn arrived(&mut self, now: Moment, peer: PeerId, piece: PieceNumber, digest: PieceDigest) {
+        let Some(since) = self.landed(&peer, piece) else { return };
+        let proof = self.proofs.known.get(&piece);
+        if proof.is_some_and(|proof| *proof != digest.blake3) {
+            self.actions.push_back(Action::Discard { piece });
+            self.report(Report::PieceFailed { piece, parent: peer.clone(), fault: PieceFault::Bad });
+            self.leave(&peer, true);
             return;
         }
-        for piece in geometry.pieces() {
-            if self.reading || self.in_flight.len() >= self.setup.config.concurrent_pieces as usize {
-                return;
+        if proof.is_none() && self.proofs.required {
+            // It was asked for before anyone said that proofs are needed.
+            self.actions.push_back(Action::Discard { piece });
+            return;
+        }
+        if let Some(parent) = self.parents.followed.get_mut(&peer) {
+            parent.arrived(now.since(since), self.config.pieces_per_parent);
+        }
+        self.set(piece, State::Have);
+        self.from_parents = true;
+        self.link.progress();
+        self.actions.push_back(Action::Keep { piece });
+        self.report(Report::PieceFinished { piece, parent: Some(peer), digest });
+    }
+
+    fn failed(&mut self, peer: PeerId, piece: PieceNumber, fault: PieceFault) {
+        if self.landed(&peer, piece).is_none() {
+            return;
+        }
+        self.report(Report::PieceFailed { piece, parent: peer.clone(), fault });
+        match fault {
+            PieceFault::Missing => {
+                let Some(parent) = self.parents.followed.get_mut(&peer) else { return };
+                parent.has.remove(piece);
+                let too_often = parent.misses();
+                if let Some(pieces) = &mut self.pieces {
+                    pieces.remove_holder(piece, &self.proofs);
+                }
+                if too_often {
+                    self.leave(&peer, false);
+                }
             }
-            if self.have.contains(piece) || self.in_flight.contains_key(&piece) {
-                continue;
+            PieceFault::Stalled | PieceFault::Gone => self.leave(&peer, false),
+            PieceFault::Bad => self.leave(&peer, true),
+        }
+    }
+
+    /// A fetch is over, well or not: nobody is fetching the piece now. `None` if it was not under way.
+    pub(super) fn landed(&mut self, peer: &PeerId, piece: PieceNumber) -> Option<Moment> {
+        let pieces = self.pieces.as_mut()?;
+        let since = pieces.fetch_from(piece, peer)?.since;
+        pieces.release(piece, &self.wanted, &self.proofs);
+        if let Some(parent) = self.parents.followed.get_mut(peer) {
+            parent.in_flight = parent.in_flight.saturating_sub(1);
+            if parent.retired && parent.in_flight == 0 {
+                self.unfollow(peer);
             }
-            if let Some((parent, _)) = self.parents.iter().find(|(_, has)| has.contains(&piece)) {
-                self.in_flight.insert(piece, parent.clone());
-                self.actions.push_back(Action::Fetch { parent: parent.clone(), piece, proof: None });
+        }
+        Some(since)
+    }
+
+    /// Lets go of a parent that is not offered any more.
+    fn unfollow(&mut self, peer: &PeerId) {
+        if let Some(parent) = self.parents.followed.remove(peer) {
+            self.forget_holder(&parent.has);
+            self.actions.push_back(Action::Unfollow(peer.clone()));
+        }
+    }
+
+    /// Leaves a parent that failed: whatever is in flight from it goes to others.
+    pub(super) fn leave(&mut self, peer: &PeerId, ban: bool) {
+        let Some(parent) = self.parents.leave(peer, ban) else { return };
+        self.forget_holder(&parent.has);
+        if let Some(pieces) = &mut self.pieces {
+            let from_it = pieces.fetches.iter().filter(|(_, fetch)| fetch.parent == *peer);
+            for piece in from_it.map(|(&piece, _)| piece).collect::<Vec<_>>() {
+                pieces.release(piece, &self.wanted, &self.proofs);
+                self.actions.push_back(Action::Cancel { parent: peer.clone(), piece });
+            }
+        }
+        self.actions.push_back(Action::Unfollow(peer.clone()));
+    }
+
+    fn forget_holder(&mut self, has: &PieceSet) {
+        if let Some(pieces) = &mut self.pieces {
+            has.iter().for_each(|piece| pieces.remove_holder(piece, &self.proofs));
+        }
+    }
+
+    /// The store has the piece, whoever put it there.
+    fn held(&mut self, piece: PieceNumber) {
+        if let Some(fetch) = self.pieces.as_ref().and_then(|pieces| pieces.fetches.get(&piece)) {
+            let parent = fetch.parent.clone();
+            self.landed(&parent, piece);
+            self.actions.push_back(Action::Cancel { parent, piece });
+        }
+        self.set(piece, State::Have);
+    }
+
+    fn lost(&mut self, piece: PieceNumber) {
+        let Some(pieces) = &mut self.pieces else { return };
+        let Some(State::Have) = pieces.state(piece) else { return };
+        if self.source.will_bring(piece) {
+            pieces.set(piece, State::InFlight(Producer::Source), &self.proofs);
+        } else {
+            pieces.release(piece, &self.wanted, &self.proofs);
+            self.readers.resolve(pieces.geometry());
+            self.want();
+        }
+    }
+
+    pub(super) fn set(&mut self, piece: PieceNumber, state: State) {
+        if let Some(pieces) = &mut self.pieces {
+            pieces.set(piece, state, &self.proofs);
+        }
+    }
+
+    fn source_opened(&mut self, now: Moment, geometry: Geometry) {
+        self.source.lives(now, 0);
+        match self.geometry() {
+            Some(known) if known.length() != geometry.length() => return self.fail(Failure::Changed),
+            Some(_) => {}
+            None => self.learn(geometry, &PieceSet::empty(geometry.count())),
+        }
+        if let (false, Some(geometry)) = (self.link.opened, self.geometry()) {
+            self.link.opened = true;
+            self.report(Report::SourceOpened(geometry));
+        }
+    }
+
+    fn source_piece(&mut self, now: Moment, piece: PieceNumber, digest: PieceDigest) {
+        self.source.lives(now, 0);
+        self.link.progress();
+        if self.proofs.known.get(&piece).is_some_and(|proof| *proof != digest.blake3) {
+            if self.from_parents {
+                // Either the source has changed, or what was vouched for is not the source's: in both cases what is
+                // here may be a mixture.
+                return self.fail(Failure::Changed);
+            }
+            self.distrust();
+        }
+        self.held(piece);
+        self.report(Report::PieceFinished { piece, parent: None, digest });
+        if let Stage::Reading { run: Some(run), .. } = &mut self.source.stage
+            && run.contains(&piece.0)
+        {
+            run.start = piece.0 + 1;
+            self.source.at_boundary = true;
+        }
+    }
+
+    /// The source contradicts what is vouched for: from now on only the source is believed.
+    fn distrust(&mut self) {
+        self.alone = true;
+        self.source.permitted = true;
+        self.proofs.required = true;
+        self.proofs.known.clear();
+        for peer in self.parents.followed.keys().cloned().collect::<Vec<_>>() {
+            self.leave(&peer, true);
+        }
+        if let Some(pieces) = &mut self.pieces {
+            pieces.refresh_all(&self.proofs);
+        }
+    }
+
+    fn source_ended(&mut self, now: Moment, end: End) {
+        let Stage::Reading { run, .. } = &self.source.stage else { return };
+        let whole = run.as_ref().is_some_and(Range::is_empty);
+        match end {
+            End::Complete if whole => self.source.stage = Stage::Idle,
+            End::Complete | End::Cut => return self.source_cut(now),
+            End::Changed => return self.fail(Failure::Changed),
+            End::Refused => self.source.stage = Stage::Dead(Failure::Refused),
+            End::Unsized => self.source.stage = Stage::Dead(Failure::Unsized),
+        }
+        self.source_left(now);
+    }
+
+    /// The stream broke off, or fell silent.
+    pub(super) fn source_cut(&mut self, now: Moment) {
+        self.source.cut(now, &self.config);
+        self.source_left(now);
+    }
+
+    /// The stream is over; its pieces are anybody's again.
+    pub(super) fn source_left(&mut self, now: Moment) {
+        self.source.under_way = false;
+        if let Some(pieces) = &mut self.pieces {
+            pieces.release_source(&self.wanted, &self.proofs);
+        }
+        if let Stage::Dead(_) = self.source.stage {
+            self.source.permitted = false;
+            self.quiet = now;
+            self.report(Report::SourceFailed);
+            if self.link.phase == Phase::Granted {
+                self.link.phase = Phase::Waiting;
             }
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    pub(super) fn register(&mut self, source: SourceWish) {
+        let source = if self.wish == SourceWish::Allowed { source } else { self.wish };
+        self.link.registered(source == SourceWish::Wanted);
+        self.actions.push_back(Action::Register { source });
+    }
+
+    /// Tells the scheduler, if there is one.
+    pub(super) fn report(&mut self, report: Report) {
+        if self.link.is_up() {
+            self.actions.push_back(Action::Report(report));
+        }
+    }
+
+    /// Ends well: everything wanted is here.
+    pub(super) fn finish(&mut self) {
+        self.end(Report::Finished, Action::Finish);
+    }
+
+    /// Ends without everything that was wanted.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.end(Report::Failed, Action::Fail(failure));
+    }
+
+    fn end(&mut self, report: Report, last: Action) {
         self.ended = true;
-        self.actions.extend([Action::Report(Report::Failed), Action::Fail(failure)]);
+        if let Some(pieces) = &mut self.pieces {
+            for (piece, fetch) in std::mem::take(&mut pieces.fetches) {
+                self.actions.push_back(Action::Cancel { parent: fetch.parent, piece });
+            }
+        }
+        if self.source.is_reading() || self.source.under_way {
+            self.actions.push_back(Action::StopSource);
+        }
+        self.report(report);
+        self.actions.push_back(last);
+    }
+
+    /// Panics where an invariant does not hold.
+    #[cfg(any(test, debug_assertions))]
+    fn check(&self) {
+        if self.ended {
+            return;
+        }
+        if let Some(pieces) = &self.pieces {
+            pieces.check(&self.proofs);
+            assert!(pieces.fetches.len() <= self.config.concurrent_pieces as usize, "too much in flight");
+            for (peer, parent) in &self.parents.followed {
+                let in_flight = pieces.fetches.values().filter(|fetch| fetch.parent == *peer).count();
+                assert_eq!(parent.in_flight as usize, in_flight, "{peer}");
+                assert!(parent.in_flight <= self.config.pieces_per_parent, "too much in flight from {peer}");
+            }
+            for piece in pieces.geometry().pieces() {
+                let claimed = self.source.will_bring(piece);
+                let state = pieces.state(piece);
+                assert_eq!(claimed && state != Some(State::Have), state == Some(State::InFlight(Producer::Source)));
+            }
+        }
+        assert!(self.deadline().is_some(), "never waiting without a deadline: {self:?}");
     }
 }

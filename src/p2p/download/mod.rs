@@ -19,7 +19,15 @@
 
 mod config;
 mod event;
+mod link;
 mod machine;
+mod parents;
+mod pieces;
+mod plan;
+mod readers;
+mod source;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Config, Setup};
 pub use event::{Action, End, Event, Failure, ReaderId};

@@ -1,0 +1,122 @@
+//! Who wants which bytes.
+
+use std::collections::BTreeMap;
+
+use damselfly_core::{Geometry, PieceNumber, PieceSet, RangeWish};
+
+use super::ReaderId;
+use super::pieces::{Pieces, State};
+
+#[derive(Debug)]
+struct Reader {
+    wish: RangeWish,
+    /// The next byte it wants; 0 until it said so.
+    at: u64,
+    /// The first piece from `at` on that may be missing: everything before is here.
+    cursor: u32,
+    /// Behind its last piece.
+    end: u32,
+}
+
+/// The readers of one download, and whether the whole is wanted without any.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    readers: BTreeMap<ReaderId, Reader>,
+    whole: bool,
+    /// Whether there ever was somebody who wanted something.
+    pub(super) ever: bool,
+}
+
+impl Readers {
+    pub(super) fn want(&mut self, id: ReaderId, wish: RangeWish, geometry: Option<Geometry>) {
+        self.ever = true;
+        let mut reader = Reader { wish, at: 0, cursor: 0, end: 0 };
+        if let Some(geometry) = geometry {
+            reader.resolve(geometry);
+        }
+        self.readers.insert(id, reader);
+    }
+
+    pub(super) fn want_whole(&mut self, whole: bool) {
+        self.ever |= whole;
+        self.whole = whole;
+    }
+
+    /// A reader has moved. Says whether it stepped over pieces that are not here, and so needs them no more.
+    pub(super) fn moved(&mut self, id: ReaderId, offset: u64, pieces: Option<&Pieces>) -> bool {
+        let (Some(reader), Some(pieces)) = (self.readers.get_mut(&id), pieces) else { return false };
+        let geometry = pieces.geometry();
+        let before = reader.cursor;
+        reader.at = offset;
+        if let Some((first, end)) = reader.span(geometry) {
+            reader.cursor = before.max(first).min(end);
+        }
+        (before..reader.cursor).any(|number| pieces.state(PieceNumber(number)) != Some(State::Have))
+    }
+
+    /// Forgets a reader; says whether it was there.
+    pub(super) fn remove(&mut self, id: ReaderId) -> bool {
+        self.readers.remove(&id).is_some()
+    }
+
+    /// Whether anybody wants anything.
+    pub(super) fn any(&self) -> bool {
+        self.whole || !self.readers.is_empty()
+    }
+
+    /// The pieces that are wanted.
+    pub(super) fn wanted(&self, geometry: Geometry) -> PieceSet {
+        if self.whole {
+            return PieceSet::full(geometry.count());
+        }
+        let mut wanted = PieceSet::empty(geometry.count());
+        for reader in self.readers.values() {
+            if let Some((first, end)) = reader.span(geometry) {
+                wanted.extend((first..end).map(PieceNumber));
+            }
+        }
+        wanted
+    }
+
+    /// The geometry became known, or a piece was lost: looks again where every reader stands.
+    pub(super) fn resolve(&mut self, geometry: Geometry) {
+        for reader in self.readers.values_mut() {
+            reader.resolve(geometry);
+        }
+    }
+
+    /// Each reader's pieces that are not here yet, up to `window` pieces from the first of them on, in order.
+    pub(super) fn windows(
+        &mut self,
+        pieces: &Pieces,
+        window: u32,
+    ) -> impl Iterator<Item = std::ops::Range<u32>> + use<'_> {
+        let here: Vec<_> = self
+            .readers
+            .values_mut()
+            .map(|reader| {
+                while reader.cursor < reader.end && pieces.state(PieceNumber(reader.cursor)) == Some(State::Have) {
+                    reader.cursor += 1;
+                }
+                reader.cursor..reader.end.min(reader.cursor.saturating_add(window))
+            })
+            .collect();
+        here.into_iter()
+    }
+}
+
+impl Reader {
+    fn resolve(&mut self, geometry: Geometry) {
+        (self.cursor, self.end) = self.span(geometry).unwrap_or((0, 0));
+    }
+
+    /// The first piece that it wants, and the one behind its last.
+    fn span(&self, geometry: Geometry) -> Option<(u32, u32)> {
+        let range = self.wish.resolve(geometry.length())?;
+        let mut pieces = geometry.covering(range);
+        let first = pieces.next()?.0;
+        let end = pieces.next_back().map_or(first, |last| last.0) + 1;
+        let at = geometry.piece_at(self.at).map_or(geometry.count(), |piece| piece.0);
+        Some((first.max(at).min(end), end))
+    }
+}
