@@ -1,1 +1,2 @@
 //! Damselfly.
+pub mod vortex;

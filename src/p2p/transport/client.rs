@@ -1,0 +1,263 @@
+//! Fetching pieces from parents' data ports.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use damselfly_api::vortex::{self, Answer, ErrorCode, MAX_ANSWER, PieceHead};
+use damselfly_core::TaskId;
+use damselfly_core::swarm::PieceFault;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::pool::Pool;
+use crate::storage::PieceWriter;
+
+/// The buffer that one read from a parent may fill. Measured: see docs/performance.md.
+const READ_BUFFER: usize = 256 << 10;
+
+/// Less room than this in the buffer, and a new one is taken.
+const LEAST_ROOM: usize = 64 << 10;
+
+/// The bounds of the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// How long connecting may take, if the stall time is not shorter.
+    pub connect_timeout: Duration,
+    /// Idle connections kept for one parent.
+    pub idle_per_host: usize,
+    /// Idle connections kept in all.
+    pub idle_total: usize,
+    /// How long an idle connection is kept: shorter than servers keep theirs.
+    pub idle_timeout: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            idle_per_host: 8,
+            idle_total: 256,
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a piece did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No byte for the stall time.
+    #[error("the parent stalled")]
+    Stalled,
+    /// The parent can't be reached, broke off, or refused for the moment.
+    #[error("the parent is gone")]
+    Gone,
+    /// The parent doesn't have the piece.
+    #[error("the parent does not have the piece")]
+    Missing,
+    /// What came is not the piece: another length or number, a wrong checksum, or no frame at all.
+    #[error("the parent sent something else")]
+    Bad,
+    /// Our own storage failed; the parent is not to blame.
+    #[error("the piece cannot be stored: {0}")]
+    Local(#[source] io::Error),
+}
+
+impl FetchError {
+    /// What the download machine is told; `None` where the parent is not to blame.
+    pub fn fault(&self) -> Option<PieceFault> {
+        match self {
+            Self::Stalled => Some(PieceFault::Stalled),
+            Self::Gone => Some(PieceFault::Gone),
+            Self::Missing => Some(PieceFault::Missing),
+            Self::Bad => Some(PieceFault::Bad),
+            Self::Local(_) => None,
+        }
+    }
+}
+
+/// Fetches pieces over kept-open connections. Clones share them.
+#[derive(Clone)]
+pub struct DataClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    connect_timeout: Duration,
+}
+
+/// A connection's answer so far: its head, and the piece's bytes that came with it.
+struct Begun {
+    stream: TcpStream,
+    answer: Answer,
+    rest: BytesMut,
+}
+
+/// Whether an exchange on a kept connection may be tried again on a fresh one.
+enum ExchangeError {
+    /// The connection ended before a byte of the answer.
+    Unanswered,
+    Failed(FetchError),
+}
+
+impl From<FetchError> for ExchangeError {
+    fn from(error: FetchError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Default for DataClient {
+    fn default() -> Self {
+        Self::new(&ClientConfig::default())
+    }
+}
+
+impl DataClient {
+    /// A client without connections.
+    pub fn new(config: &ClientConfig) -> Self {
+        let pool = Pool::new(config.idle_per_host, config.idle_total, config.idle_timeout);
+        Self { inner: Arc::new(Inner { pool, connect_timeout: config.connect_timeout }) }
+    }
+
+    /// Fetches the writer's piece of `task` from the data port at `addr`, into the writer, which must be fresh. On
+    /// success the writer is full but not finished: the caller may have more to compare. Returns the CRC-32 that the
+    /// parent sent, which agreed, or `None` if it sent none. To cancel, drop the future, and the writer.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; the writer is then of no more use.
+    pub async fn fetch(
+        &self,
+        addr: SocketAddr,
+        task: &TaskId,
+        writer: &mut PieceWriter,
+        stall: Duration,
+    ) -> Result<Option<u32>, FetchError> {
+        if writer.written() != 0 {
+            return Err(FetchError::Local(io::Error::new(io::ErrorKind::InvalidInput, "the writer is not fresh")));
+        }
+        let request = vortex::encode_request(fastrand::u8(..), task, writer.piece());
+        let Begun { mut stream, answer, rest } = self.begin(addr, &request, stall).await?;
+        let (clean, result) = match answer {
+            Answer::Piece(head) => receive(&mut stream, &head, rest, writer, stall).await,
+            Answer::Error { code, text } => {
+                tracing::debug!(%addr, ?code, %text, "a parent refused a piece");
+                let error = if code == ErrorCode::NotFound { FetchError::Missing } else { FetchError::Gone };
+                (rest.is_empty(), Err(error))
+            }
+            Answer::Close => (false, Err(FetchError::Gone)),
+        };
+        if clean {
+            self.inner.pool.put(addr, stream);
+        }
+        result
+    }
+
+    /// How many idle connections are kept.
+    #[cfg(test)]
+    pub(super) fn pooled(&self) -> usize {
+        self.inner.pool.len()
+    }
+
+    /// Asks on a kept connection, or on a fresh one where there is none or it turns out to be closed.
+    async fn begin(&self, addr: SocketAddr, request: &[u8], stall: Duration) -> Result<Begun, FetchError> {
+        if let Some(stream) = self.inner.pool.take(addr) {
+            match exchange(stream, request, stall).await {
+                Ok(begun) => return Ok(begun),
+                Err(ExchangeError::Failed(error)) => return Err(error),
+                Err(ExchangeError::Unanswered) => {}
+            }
+        }
+        let connect = timeout(stall.min(self.inner.connect_timeout), TcpStream::connect(addr));
+        let stream = connect.await.map_err(|_| FetchError::Stalled)?.map_err(|error| gone(&error))?;
+        stream.set_nodelay(true).map_err(|error| gone(&error))?;
+        exchange(stream, request, stall).await.map_err(|error| match error {
+            ExchangeError::Unanswered => FetchError::Gone,
+            ExchangeError::Failed(error) => error,
+        })
+    }
+}
+
+/// Takes the piece's bytes. Says whether the connection can be used again, and what came of it.
+async fn receive(
+    stream: &mut TcpStream,
+    head: &PieceHead,
+    rest: BytesMut,
+    writer: &mut PieceWriter,
+    stall: Duration,
+) -> (bool, Result<Option<u32>, FetchError>) {
+    let length = writer.span().len();
+    if head.number != writer.piece().0 || head.length != length || rest.len() as u64 > length {
+        tracing::debug!(number = head.number, length = head.length, want = length, "a parent sent another piece");
+        return (false, Err(FetchError::Bad));
+    }
+    if let Err(error) = copy(stream, rest, writer, stall).await {
+        return (false, Err(error));
+    }
+    let computed = writer.digest().map(|digest| digest.crc32);
+    match head.crc32 {
+        Some(sent) if computed != Some(sent) => (true, Err(FetchError::Bad)),
+        sent => (true, Ok(sent)),
+    }
+}
+
+fn gone(error: &io::Error) -> FetchError {
+    tracing::debug!(%error, "a parent cannot be reached");
+    FetchError::Gone
+}
+
+/// Sends the request and reads the answer's head.
+async fn exchange(mut stream: TcpStream, request: &[u8], stall: Duration) -> Result<Begun, ExchangeError> {
+    match timeout(stall, stream.write_all(request)).await {
+        Err(_) => return Err(FetchError::Stalled.into()),
+        Ok(Err(_)) => return Err(ExchangeError::Unanswered),
+        Ok(Ok(())) => {}
+    }
+    let mut buffer = BytesMut::with_capacity(READ_BUFFER);
+    loop {
+        let read = timeout(stall, stream.read_buf(&mut buffer)).await.map_err(|_| FetchError::Stalled)?;
+        if !matches!(read, Ok(1..)) {
+            let nothing = buffer.is_empty();
+            return Err(if nothing { ExchangeError::Unanswered } else { FetchError::Gone.into() });
+        }
+        let head = buffer.get(..MAX_ANSWER).unwrap_or(&buffer);
+        let decoded = vortex::decode_answer(head).map_err(|error| {
+            tracing::debug!(%error, "garbage from a parent");
+            FetchError::Bad
+        })?;
+        if let Some((answer, len)) = decoded {
+            let rest = buffer.split_off(len);
+            return Ok(Begun { stream, answer, rest });
+        }
+    }
+}
+
+/// The piece's bytes from the socket into the writer, beginning with those that came with the head.
+async fn copy(
+    stream: &mut TcpStream,
+    mut buffer: BytesMut,
+    writer: &mut PieceWriter,
+    stall: Duration,
+) -> Result<(), FetchError> {
+    let length = writer.span().len();
+    loop {
+        writer.write(buffer.split().freeze()).await.map_err(FetchError::Local)?;
+        let left = length - writer.written();
+        if left == 0 {
+            return Ok(());
+        }
+        if (buffer.capacity() as u64) < left.min(LEAST_ROOM as u64) {
+            buffer.reserve(READ_BUFFER);
+        }
+        let mut room = (&mut buffer).limit(usize::try_from(left).unwrap_or(usize::MAX));
+        match timeout(stall, stream.read_buf(&mut room)).await {
+            Err(_) => return Err(FetchError::Stalled),
+            Ok(Err(error)) => return Err(gone(&error)),
+            Ok(Ok(0)) => return Err(FetchError::Gone),
+            Ok(Ok(_)) => {}
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Bytes into a socket without copying them through this process.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use damselfly_core::ByteRange;
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::net::SendFlags;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// The most bytes of one `sendfile`: how long one connection may keep a runtime thread to itself.
+const MAX_SEND: u64 = 1 << 20;
+
+/// How much is read ahead at a time from a file that is not in the page cache.
+const WARM_STEP: usize = 1 << 20;
+
+/// Sends all bytes; `more` says that others follow at once, so that they may share a packet.
+pub(super) async fn send_all(stream: &TcpStream, mut bytes: &[u8], more: bool, stall: Duration) -> io::Result<()> {
+    let flags = if more { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
+    while !bytes.is_empty() {
+        let send = stream.async_io(Interest::WRITABLE, || retry(|| rustix::net::send(stream, bytes, flags)));
+        let sent = timeout(stall, send).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        bytes = bytes.get(sent..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Sends a piece of a file.
+pub(super) async fn send_file(
+    stream: &TcpStream,
+    file: &Arc<File>,
+    range: ByteRange,
+    stall: Duration,
+) -> io::Result<()> {
+    warm(file, range).await?;
+    let mut at = range.start();
+    while at < range.end() {
+        let count = (range.end() - at).min(MAX_SEND) as usize;
+        let send = stream.async_io(Interest::WRITABLE, || {
+            retry(|| {
+                // The kernel moves `offset`; the count that it returns is what is trusted.
+                let mut offset = at;
+                rustix::fs::sendfile(stream, file, Some(&mut offset), count)
+            })
+        });
+        match timeout(stall, send).await.map_err(|_| io::ErrorKind::TimedOut)?? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            sent => at += sent as u64,
+        }
+    }
+    Ok(())
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}
+
+/// Brings a range into the page cache on a blocking thread, unless it seems to be there: `sendfile` would otherwise
+/// hold up a runtime thread for as long as the disk takes.
+async fn warm(file: &Arc<File>, range: ByteRange) -> io::Result<()> {
+    let middle = range.start() + range.len() / 2;
+    let probes = [range.start(), middle, range.end().saturating_sub(1)];
+    if range.is_empty() || probes.into_iter().all(|at| is_cached(file, at)) {
+        return Ok(());
+    }
+    let file = Arc::clone(file);
+    let read = move || {
+        let mut buffer = vec![0; WARM_STEP];
+        let mut at = range.start();
+        while at < range.end() {
+            let want = (range.end() - at).min(WARM_STEP as u64) as usize;
+            match retry(|| rustix::io::pread(&file, &mut buffer[..want], at))? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => at += read as u64,
+            }
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+}
+
+/// Whether reading this byte would not wait for the disk. Where the system can't say, it is taken to be so.
+fn is_cached(file: &File, at: u64) -> bool {
+    let mut byte = [0];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    !matches!(rustix::io::preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT), Err(Errno::AGAIN))
+}

@@ -1,0 +1,259 @@
+//! The data port: what parents serve.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use damselfly_api::vortex::{self, ErrorCode, PieceHead, REQUEST, Request};
+use damselfly_core::{ByteRange, PieceNumber, TaskId};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::metrics::Metrics;
+use super::send::{send_all, send_file};
+use crate::storage::{MAX_READ, Storage, StoredTask};
+
+/// `common.v2.TrafficType.REMOTE_PEER`: what an answer says of where its bytes are from; no child acts on it.
+const REMOTE_PEER: u8 = 1;
+
+/// How long accepting pauses after the system refused, for want of descriptors as a rule.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The bounds of the data port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Open connections; further ones are closed at once.
+    pub max_connections: usize,
+    /// Pieces being sent at the same time, over all connections.
+    pub upload_slots: usize,
+    /// How long a request waits for a slot before it is refused.
+    pub slot_wait: Duration,
+    /// How long a connection may be silent between two requests.
+    pub idle_timeout: Duration,
+    /// How long a request may take from its first byte to its last.
+    pub request_timeout: Duration,
+    /// How long a child may take no byte of a piece.
+    pub write_stall: Duration,
+    /// How long one piece may take in all.
+    pub piece_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 2048,
+            upload_slots: 128,
+            slot_wait: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(5),
+            write_stall: Duration::from_secs(10),
+            piece_timeout: Duration::from_secs(900),
+        }
+    }
+}
+
+/// Serves pieces to children.
+#[derive(Clone)]
+pub struct DataServer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    storage: Storage,
+    config: ServerConfig,
+    metrics: Metrics,
+    slots: Semaphore,
+}
+
+/// Why a connection ends before the child closes it.
+#[derive(Debug)]
+enum End {
+    /// It was idle, or the server drains, or the child closed it: all is well.
+    Quiet,
+    /// Something came that is no request.
+    Garbage(vortex::FrameError),
+    /// The child is gone or too slow.
+    Broken(io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl DataServer {
+    /// A server of what is in `storage`.
+    pub fn new(storage: Storage, config: ServerConfig, metrics: Metrics) -> Self {
+        let slots = Semaphore::new(config.upload_slots);
+        Self { inner: Arc::new(Inner { storage, config, metrics, slots }) }
+    }
+
+    /// Serves `listener` until `drain` is ready; then accepts no more, lets every connection finish the piece that it
+    /// sends, and returns. Dropping the future ends all connections at once.
+    pub async fn serve(&self, listener: TcpListener, drain: impl Future<Output = ()>) {
+        let mut connections = JoinSet::new();
+        let (draining, drained) = watch::channel(false);
+        let mut drain = std::pin::pin!(drain);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut drain => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok(_) if connections.len() >= self.inner.config.max_connections => {
+                        self.inner.metrics.refused.inc();
+                    }
+                    Ok((stream, _)) => {
+                        connections.spawn(connection(Arc::clone(&self.inner), stream, drained.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the data port cannot accept");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        draining.send_replace(true);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// Counts down also when the connection's task is aborted.
+struct Gauged(prometheus_client::metrics::gauge::Gauge);
+
+impl Gauged {
+    fn new(gauge: &prometheus_client::metrics::gauge::Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Gauged {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn connection(server: Arc<Inner>, mut stream: TcpStream, mut draining: watch::Receiver<bool>) {
+    let _open = Gauged::new(&server.metrics.connections);
+    // Only the last packet of an answer gains from it.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY on a data connection");
+    }
+    let end = loop {
+        match server.next_request(&mut stream, &mut draining).await {
+            Ok(Request::Piece { task, piece }) => {
+                if let Err(end) = server.answer(&stream, task, piece).await {
+                    break end;
+                }
+            }
+            Ok(Request::Close) => break End::Quiet,
+            Err(end) => break end,
+        }
+    };
+    match end {
+        End::Quiet => {}
+        End::Broken(error) => tracing::debug!(%error, "a data connection broke"),
+        End::Garbage(error) => {
+            server.metrics.garbage.inc();
+            tracing::debug!(%error, "garbage on a data connection");
+            let frame = vortex::encode_error(fastrand::u8(..), ErrorCode::Invalid, &error.to_string());
+            // The connection ends either way.
+            let _ = send_all(&stream, &frame, false, server.config.write_stall).await;
+        }
+    }
+}
+
+impl Inner {
+    /// Reads one request; never a byte beyond it.
+    async fn next_request(&self, stream: &mut TcpStream, draining: &mut watch::Receiver<bool>) -> Result<Request, End> {
+        let mut frame = [0; REQUEST];
+        let mut len = tokio::select! {
+            biased;
+            // An error means that the server was dropped.
+            _ = draining.wait_for(|&draining| draining) => return Err(End::Quiet),
+            read = timeout(self.config.idle_timeout, stream.read(&mut frame)) => match read {
+                Ok(Ok(0)) | Err(_) => return Err(End::Quiet),
+                Ok(read) => read?,
+            },
+        };
+        let deadline = Instant::now() + self.config.request_timeout;
+        loop {
+            let decoded = vortex::decode_request(frame.get(..len).unwrap_or_default()).map_err(End::Garbage)?;
+            if let Some((request, _)) = decoded {
+                return Ok(request);
+            }
+            // A request that is not complete leaves room: nothing that is accepted is longer than the frame.
+            let room = frame.get_mut(len..).unwrap_or_default();
+            let read =
+                timeout_at(deadline, stream.read(room)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+            match read? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                read => len += read,
+            }
+        }
+    }
+
+    async fn answer(&self, stream: &TcpStream, id: TaskId, piece: PieceNumber) -> Result<(), End> {
+        let Ok(Ok(_slot)) = timeout(self.config.slot_wait, self.slots.acquire()).await else {
+            return self.refuse(stream, ErrorCode::Unknown, "all upload slots are taken").await;
+        };
+        let found = match self.storage.get(&id) {
+            Some(task) if task.check(piece).await => task.geometry().span(piece).map(|span| (task, span)),
+            _ => None,
+        };
+        let Some((task, span)) = found else {
+            return self.refuse(stream, ErrorCode::NotFound, "the piece is not here").await;
+        };
+        let _sending = Gauged::new(&self.metrics.sending);
+        let sent = timeout(self.config.piece_timeout, self.send(stream, &task, piece, span)).await;
+        match sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(()) => {
+                self.metrics.pieces.inc();
+                self.metrics.bytes.inc_by(span.len());
+                Ok(())
+            }
+            Err(error) => {
+                self.metrics.failures.inc();
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn refuse(&self, stream: &TcpStream, code: ErrorCode, text: &str) -> Result<(), End> {
+        self.metrics.refused.inc();
+        let frame = vortex::encode_error(fastrand::u8(..), code, text);
+        Ok(send_all(stream, &frame, false, self.config.write_stall).await?)
+    }
+
+    async fn send(&self, stream: &TcpStream, task: &StoredTask, piece: PieceNumber, span: ByteRange) -> io::Result<()> {
+        let head = PieceHead {
+            number: piece.0,
+            offset: span.start(),
+            length: span.len(),
+            crc32: task.digest_of(piece).map(|digest| digest.crc32),
+            parent: String::new(),
+            traffic: REMOTE_PEER,
+            cost: 0,
+            created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64),
+        };
+        let stall = self.config.write_stall;
+        send_all(stream, &vortex::encode_piece(fastrand::u8(..), &head), true, stall).await?;
+        if let Some(file) = task.file() {
+            return send_file(stream, &file, span, stall).await;
+        }
+        let mut at = span.start();
+        while let Some(some) = ByteRange::new(at, span.end().min(at + MAX_READ)).filter(|some| !some.is_empty()) {
+            let bytes = task.read(some).await?;
+            send_all(stream, &bytes, some.end() < span.end(), stall).await?;
+            at = some.end();
+        }
+        Ok(())
+    }
+}
