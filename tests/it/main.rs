@@ -1,2 +1,15 @@
-//! Damselfly.
-fn main() {}
+//! Black-box tests: the built executables as real processes, an origin that misbehaves on command, and the clients that
+//! people use. Each test has a fresh directory and ports of its own; a client that is missing is named as skipped.
+
+mod clients;
+mod dfget;
+mod faults;
+mod harness;
+mod https;
+mod mirror;
+mod origin_itself;
+mod pull;
+mod requests;
+mod secrets;
+mod startup;
+mod swarm;

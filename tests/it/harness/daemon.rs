@@ -1,0 +1,272 @@
+//! Daemons and schedulers as a user runs them: executables with a configuration file in a fresh directory.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Answer, Ask, Process, rot, wait_for};
+
+/// The path of one of the workspace's executables.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    match name {
+        "dfdaemon" => env!("CARGO_BIN_EXE_dfdaemon").into(),
+        "dfget" => env!("CARGO_BIN_EXE_dfget").into(),
+        _ => scheduler_binary(),
+    }
+}
+
+/// The scheduler belongs to another package, so cargo does not build it for these tests when they are run alone.
+fn scheduler_binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let path = BUILT.get_or_init(|| {
+        let beside = Path::new(env!("CARGO_BIN_EXE_dfdaemon"));
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "-p", "damselfly-scheduler", "--bin", "scheduler"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        if beside.components().any(|component| component.as_os_str() == "release") {
+            build.arg("--release");
+        }
+        if let Some(target) = beside.parent().and_then(Path::parent) {
+            build.env("CARGO_TARGET_DIR", target);
+        }
+        assert!(build.status().expect("cargo runs").success(), "the scheduler does not build");
+        beside.with_file_name("scheduler")
+    });
+    path.clone()
+}
+
+/// Sets `value` at a path like `proxy.server.port`; appends where the path ends in `[]`.
+fn set(config: &mut Value, path: &str, value: Value) {
+    let (path, append) = path.strip_suffix("[]").map_or((path, false), |path| (path, true));
+    let place = path.split('.').fold(config, |place, key| {
+        if place.is_null() {
+            *place = json!({});
+        }
+        &mut place[key]
+    });
+    if append {
+        if place.is_null() {
+            *place = json!([]);
+        }
+        place.as_array_mut().expect("a list").push(value);
+    } else {
+        *place = value;
+    }
+}
+
+/// The sum of the lines of a `/metrics` page that contain all of `parts`.
+fn metric(page: &Answer, parts: &[&str]) -> f64 {
+    let text = String::from_utf8_lossy(&page.body);
+    let lines = text.lines().filter(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// A daemon to be started.
+pub(crate) struct DaemonPlan {
+    name: String,
+    home: TempDir,
+    config: Value,
+}
+
+impl DaemonPlan {
+    pub(crate) fn set(mut self, path: &str, value: impl Into<Value>) -> Self {
+        set(&mut self.config, path, value.into());
+        self
+    }
+
+    pub(crate) fn scheduler(self, scheduler: &Scheduler) -> Self {
+        let address = scheduler.grpc.to_string();
+        self.set("scheduler.addrs[]", address)
+    }
+
+    /// Intercepts the TLS of this host.
+    pub(crate) fn intercept(self, host: &str) -> Self {
+        self.set("proxy.intercept.hosts[]", host)
+    }
+
+    /// Reaches this `HOST:PORT` in plain text, however it is asked for.
+    pub(crate) fn plain_upstream(self, authority: &str) -> Self {
+        self.set("proxy.upstreams[]", json!({ "host": authority, "scheme": "http" }))
+    }
+
+    /// Trusts this authority for this `HOST:PORT`.
+    pub(crate) fn trusted_upstream(self, authority: &str, pem: &str) -> Self {
+        let path = self.home.path().join("upstream-ca.pem");
+        std::fs::write(&path, pem).expect("a writable directory");
+        let path = path.to_string_lossy().into_owned();
+        self.set("proxy.upstreams[]", json!({ "host": authority, "caCert": path }))
+    }
+
+    /// The daemon's own directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// The command that starts the daemon.
+    pub(crate) fn command(&self) -> Command {
+        let file = self.home.path().join("dfdaemon.yaml");
+        // JSON is YAML.
+        std::fs::write(&file, self.config.to_string()).expect("a writable directory");
+        let mut command = Process::command(binary("dfdaemon"));
+        command.arg("--config").arg(file).arg("--data-dir").arg(self.data()).args(["--log-level", "debug"]);
+        command
+    }
+
+    pub(crate) fn start(self) -> Daemon {
+        let (process, addresses) = self.launch();
+        Daemon { process, addresses, plan: self }
+    }
+
+    fn launch(&self) -> (Process, Value) {
+        let file = self.data().join("addresses.json");
+        // What a killed process has left behind is not the next one's.
+        let _ = std::fs::remove_file(&file);
+        let mut process = Process::start(&self.name, self.home.path(), &mut self.command());
+        let addresses = serde_json::from_str(&process.wait_for_file(&file)).expect("addresses.json is JSON");
+        (process, addresses)
+    }
+}
+
+/// A running daemon.
+pub(crate) struct Daemon {
+    pub(crate) process: Process,
+    addresses: Value,
+    plan: DaemonPlan,
+}
+
+impl Daemon {
+    /// A daemon named `name`, alone with its embedded scheduler until it is told otherwise.
+    pub(crate) fn plan(name: &str) -> DaemonPlan {
+        let config = json!({
+            "host": { "hostname": name, "ip": "127.0.0.1" },
+            "proxy": { "server": { "ip": "127.0.0.1", "port": 0 } },
+            "upload": { "server": { "ip": "127.0.0.1", "port": 0 } },
+            "storage": { "server": { "ip": "127.0.0.1", "tcpPort": 0 } },
+            "health": { "server": { "ip": "127.0.0.1", "port": 0 } },
+        });
+        let home = tempfile::tempdir().expect("a temporary directory");
+        DaemonPlan { name: name.into(), home, config }
+    }
+
+    fn address(&self, name: &str) -> SocketAddr {
+        let text = self.addresses[name].as_str();
+        text.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {name} in {}", self.addresses))
+    }
+
+    pub(crate) fn proxy(&self) -> SocketAddr {
+        self.address("proxy")
+    }
+
+    pub(crate) fn data_address(&self) -> SocketAddr {
+        self.address("data")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.addresses["socket"].as_str().expect("the socket's path").into()
+    }
+
+    /// A path under the daemon's own directory.
+    pub(crate) fn data(&self, path: &str) -> PathBuf {
+        self.plan.data().join(path)
+    }
+
+    /// The certificate of its authority.
+    pub(crate) fn ca(&self) -> String {
+        std::fs::read_to_string(self.data("ca.pem")).expect("ca.pem")
+    }
+
+    /// GETs through its proxy.
+    pub(crate) fn get(&self, url: &str) -> Answer {
+        Ask::get(url).via(self.proxy()).send()
+    }
+
+    /// What its administration answers at a path.
+    pub(crate) fn admin(&self, path: &str) -> Answer {
+        Ask::get(&format!("http://{}{path}", self.address("admin"))).send()
+    }
+
+    /// The sum of the lines of `/metrics` that contain all of `parts`.
+    pub(crate) fn metric(&self, parts: &[&str]) -> f64 {
+        metric(&self.admin("/metrics"), parts)
+    }
+
+    /// Waits until every piece that it has written is recorded on its disk.
+    pub(crate) fn wait_until_recorded(&self, pieces: usize) {
+        wait_for("the pieces to be recorded", || {
+            let written = self.metric(&["storage_pieces_written"]);
+            (written >= pieces as f64 && self.metric(&["storage_pending"]) == 0.0).then_some(())
+        });
+    }
+
+    /// Flips a bit of the stored content of `length` bytes at this offset.
+    pub(crate) fn rot(&self, length: usize, offset: usize) {
+        rot(&self.plan.data(), length, offset);
+    }
+
+    /// Kills it as a power cut would, and starts it again on what is on its disk.
+    pub(crate) fn kill_and_start_again(&mut self) {
+        self.process.kill();
+        (self.process, self.addresses) = self.plan.launch();
+    }
+
+    /// Starts it again after it has ended.
+    pub(crate) fn start_again(&mut self) {
+        (self.process, self.addresses) = self.plan.launch();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.process.signal(Signal::TERM);
+        self.process.wait()
+    }
+}
+
+/// A running scheduler.
+pub(crate) struct Scheduler {
+    pub(crate) process: Process,
+    pub(crate) grpc: SocketAddr,
+    http: SocketAddr,
+    home: TempDir,
+}
+
+impl Scheduler {
+    pub(crate) fn start() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        Self::launch(home, "127.0.0.1:0")
+    }
+
+    fn launch(home: TempDir, listen: &str) -> Self {
+        let data = home.path().join("data");
+        let file = data.join("addresses.json");
+        let _ = std::fs::remove_file(&file);
+        let mut command = Process::command(binary("scheduler"));
+        command.args(["--listen", listen, "--http", "127.0.0.1:0", "--data-dir"]).arg(&data);
+        let mut process = Process::start("scheduler", home.path(), &mut command);
+        let addresses: Value = serde_json::from_str(&process.wait_for_file(&file)).expect("addresses.json is JSON");
+        let address = |name: &str| addresses[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        Self { process, grpc: address("grpc"), http: address("http"), home }
+    }
+
+    /// What its HTTP side answers at a path.
+    pub(crate) fn admin(&self, path: &str) -> Answer {
+        Ask::get(&format!("http://{}{path}", self.http)).send()
+    }
+
+    /// How many hosts it knows.
+    pub(crate) fn hosts(&self) -> usize {
+        metric(&self.admin("/metrics"), &["dragonfly_scheduler_hosts"]) as usize
+    }
+
+    /// Kills it and starts it again at the same address.
+    pub(crate) fn kill_and_start_again(mut self) -> Self {
+        self.process.kill();
+        let Self { process, grpc, home, .. } = self;
+        drop(process);
+        Self::launch(home, &grpc.to_string())
+    }
+}

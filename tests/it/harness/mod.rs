@@ -1,0 +1,75 @@
+//! What the black-box tests stand on: an origin that does as it is told, the built executables as child processes,
+//! and a client that sees how a transfer ends.
+//!
+//! Tests are plain functions; everything asynchronous runs on one runtime that they share ([`block_on`]). Nothing here
+//! sleeps to let something happen: it waits for a file, a counter or an end, with a deadline ([`wait_for`]).
+
+mod client;
+mod content;
+mod daemon;
+mod disk;
+mod fleet;
+mod image;
+mod origin;
+mod pages;
+mod process;
+mod registry;
+mod tls;
+mod tools;
+
+pub(crate) use client::{Answer, Ask, Ending};
+pub(crate) use content::{random, sha256_hex};
+pub(crate) use daemon::{Daemon, Scheduler, binary};
+pub(crate) use disk::{Mount, rot};
+pub(crate) use fleet::{Fleet, all};
+pub(crate) use image::{Image, digest};
+pub(crate) use origin::Origin;
+pub(crate) use pages::{Framing, Gate, Kind, Page};
+pub(crate) use process::Process;
+pub(crate) use registry::Registry;
+pub(crate) use tls::Authority;
+pub(crate) use tools::{Done, Tool, curl, run};
+
+use std::future::Future;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// How long anything that should happen may take before a test fails. Generous: the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A value that the tests use wherever a credential goes. It may stand in no log; each [`Process`] looks.
+pub(crate) const SECRET: &str = "planted-credential-7f3a";
+
+/// Bytes in a MiB.
+pub(crate) const MIB: usize = 1 << 20;
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().expect("a runtime for the tests")
+});
+
+/// Runs a future to its end, at most [`PATIENCE`] long.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    RUNTIME.block_on(async { tokio::time::timeout(PATIENCE, future).await }).expect("done before the patience ends")
+}
+
+/// Lets a future run beside the test.
+pub(crate) fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    RUNTIME.spawn(future)
+}
+
+/// Asks again and again until there is an answer; panics with `what` when [`PATIENCE`] ends first.
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

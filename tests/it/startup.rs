@@ -1,0 +1,139 @@
+//! How the processes start, refuse to start, and end.
+
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::harness::{Ask, Daemon, Done, Ending, Gate, MIB, Origin, Page, Process, Scheduler, binary, random, run};
+
+fn code(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.output().expect("the executable starts");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn a_wrong_configuration_is_named_and_exits_64() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let file = home.path().join("wrong.yaml");
+    for (text, key) in [
+        ("proxy:\n  sever:\n    port: 1\n", "sever"),
+        ("proxy:\n  server:\n    port: seventy\n", "proxy.server.port"),
+        ("proxy:\n  rules:\n    - regex: '('\n", "proxy.rules"),
+        ("proxy:\n  p2p:\n    minSize: lots\n", "proxy.p2p.minSize"),
+        ("scheduler:\n  addrs: ['not an address']\n", "scheduler.addrs"),
+        ("proxy: [\n", "wrong.yaml"),
+    ] {
+        std::fs::write(&file, text).expect("a writable directory");
+        let mut command = Process::command(binary("dfdaemon"));
+        command.arg("--config").arg(&file).arg("--data-dir").arg(home.path().join("data"));
+        let (code, said) = code(&mut command);
+        assert_eq!(code, Some(64), "{text}: {said}");
+        assert!(said.contains("wrong.yaml") && said.contains(key), "{text}: {said}");
+        assert!(said.trim().lines().count() <= 3, "more than a few lines: {said}");
+    }
+}
+
+#[test]
+fn a_missing_file_and_a_wrong_flag_exit_64() {
+    let (no_file, said) = code(Process::command(binary("dfdaemon")).args(["--config", "/nonexistent/a.yaml"]));
+    assert_eq!(no_file, Some(64), "{said}");
+    assert!(said.contains("/nonexistent/a.yaml"), "{said}");
+    for name in ["dfdaemon", "dfget", "scheduler"] {
+        let (wrong, said) = code(Process::command(binary(name)).arg("--no-such-flag"));
+        assert_eq!(wrong, Some(64), "{name}: {said}");
+        let (help, said) = code(Process::command(binary(name)).arg("--help"));
+        assert_eq!(help, Some(0), "{name}: {said}");
+        assert!(said.contains("Usage"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn the_effective_configuration_can_be_printed() {
+    for name in ["dfdaemon", "scheduler"] {
+        let (code, said) = code(Process::command(binary(name)).arg("config"));
+        assert_eq!(code, Some(0), "{name}: {said}");
+        assert!(said.contains("port") || said.contains("listen"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn the_administration_answers() {
+    let daemon = Daemon::plan("h1").start();
+    for path in ["/healthy", "/ready", "/metrics", "/addresses", "/tasks"] {
+        assert_eq!(daemon.admin(path).status, 200, "{path}");
+    }
+    assert!(String::from_utf8_lossy(&daemon.admin("/metrics").body).contains("dragonfly_client_"));
+    assert!(String::from_utf8_lossy(&daemon.admin("/addresses").body).contains(&daemon.proxy().to_string()));
+    let scheduler = Scheduler::start();
+    for path in ["/healthy", "/metrics"] {
+        assert_eq!(scheduler.admin(path).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn sigterm_lets_a_download_finish_and_exits_0() {
+    let origin = Origin::start();
+    let mut daemon = Daemon::plan("h1").start();
+    let file = random(13 * MIB, 500);
+    let gate = Gate::at(5 * MIB);
+    origin.put("/big.bin", Page::file(file.clone()).gate(&gate));
+    let mut open = Ask::get(&origin.url("/big.bin")).via(daemon.proxy()).open();
+    let begun = open.read(MIB);
+    let proxy = daemon.proxy();
+    daemon.process.signal(Signal::TERM);
+    crate::harness::wait_for("the listener to close", || std::net::TcpStream::connect(proxy).is_err().then_some(()));
+    assert!(daemon.process.is_running(), "it has not waited for the download");
+    gate.open();
+    let rest = open.rest();
+    assert_eq!(rest.ending, Ending::Whole);
+    rest.assert_body(&file[begun.len()..]);
+    assert_eq!(daemon.process.wait().code(), Some(0));
+    assert!(!daemon.data("addresses.json").exists(), "addresses.json was left behind");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let origin = Origin::start();
+    let mut daemon = Daemon::plan("h1").start();
+    origin.put("/big.bin", Page::file(random(13 * MIB, 501)).gate(&Gate::at(MIB)));
+    let mut open = Ask::get(&origin.url("/big.bin")).via(daemon.proxy()).open();
+    open.read(MIB / 2);
+    daemon.process.signal(Signal::TERM);
+    let proxy = daemon.proxy();
+    crate::harness::wait_for("the listener to close", || std::net::TcpStream::connect(proxy).is_err().then_some(()));
+    daemon.process.signal(Signal::TERM);
+    daemon.process.wait();
+    assert!(matches!(open.rest().ending, Ending::Broken(_)));
+}
+
+#[test]
+fn an_idle_daemon_and_scheduler_end_on_sigterm_with_0() {
+    let mut daemon = Daemon::plan("h1").start();
+    assert_eq!(daemon.stop().code(), Some(0));
+    let mut scheduler = Scheduler::start();
+    scheduler.process.signal(Signal::TERM);
+    assert_eq!(scheduler.process.wait().code(), Some(0));
+}
+
+#[test]
+fn it_starts_without_any_file_and_says_what_to_try() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let mut command = Process::command(binary("dfdaemon"));
+    command.env("XDG_DATA_HOME", home.path()).env("HOME", home.path()).arg("--data-dir").arg(home.path().join("data"));
+    command.args(["--proxy-addr", "127.0.0.1:0"]);
+    let mut process = Process::start("dfdaemon", home.path(), &mut command);
+    process.wait_for_file(&home.path().join("data/addresses.json"));
+    let said = crate::harness::wait_for("what to try", || Some(process.log()).filter(|log| log.contains("curl")));
+    assert!(said.contains("ca.pem"), "{said}");
+}
+
+#[test]
+fn two_daemons_cannot_share_a_directory() {
+    let daemon = Daemon::plan("h1").start();
+    let mut command = Process::command(binary("dfdaemon"));
+    command.arg("--data-dir").arg(daemon.data("")).args(["--proxy-addr", "127.0.0.1:0"]);
+    let Done { ok, errors, .. } = run(&mut command);
+    assert!(!ok, "{errors}");
+    assert!(daemon.data("addresses.json").exists(), "the second has taken the first one's addresses");
+}
