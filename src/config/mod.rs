@@ -1,1 +1,90 @@
 //! The daemon's configuration: from file, environment and flags to values that are valid by type.
+//!
+//! # The way
+//! [`Args`] (flags and environment) name a file; the file becomes a [`file::File`], the flags go over it, [`resolve`]
+//! fills in what depends on the host, and [`Config`] is made of that, once. Inside the daemon there is only [`Config`].
+//!
+//! **A key that is not understood is refused, with its path**; those of Dragonfly's keys that ask for nothing here are
+//! listed in [`foreign`] and cost one warning line. **No secret is printed.**
+
+mod args;
+mod file;
+mod foreign;
+mod host;
+mod resolve;
+mod secret;
+mod typed;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+use damselfly_runtime::{UsageError, config};
+
+pub use args::{Args, Command, Flags};
+pub use file::File;
+pub use host::data_dir as default_data_dir;
+pub use secret::Secret;
+pub use typed::{Config, Host, Listen, Log, Scheduler};
+pub use units::{Size, Span};
+
+/// Read when no file is named, if it exists.
+pub const DEFAULT_FILE: &str = "/etc/damselfly/dfdaemon.yaml";
+
+/// The name of the daemon's Unix socket in its data directory.
+pub const SOCKET: &str = "dfdaemon.sock";
+
+/// The effective configuration and what there is to say about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the daemon is made of.
+    pub config: Config,
+    /// The same in the file's shape, with nothing left open.
+    pub effective: File,
+    /// One line each, to be logged once there is a log.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the file that the flags or [`DEFAULT_FILE`] name, puts the flags over it, and checks the whole.
+pub fn load(flags: &Flags) -> Result<Loaded, UsageError> {
+    let named = flags.config.clone().filter(|path| !path.as_os_str().is_empty());
+    let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file()));
+    let mut warnings = Vec::new();
+    let mut file = match &path {
+        Some(path) => {
+            let read = config::load_tolerant(path, &foreign::tolerated())?;
+            warnings.extend(judge_foreign(path, &read.ignored)?);
+            read.value
+        }
+        None => File::default(),
+    };
+    flags.apply(&mut file);
+    resolve::resolve(&mut file);
+    let place = Place(path.as_deref());
+    let config = Config::check(&file, place, &mut warnings)?;
+    Ok(Loaded { config, effective: file, warnings })
+}
+
+/// One line about keys that mean nothing here; an error for those that promise a protection.
+fn judge_foreign(path: &Path, met: &[String]) -> Result<Option<String>, UsageError> {
+    if let Some(key) = met.iter().find(|key| foreign::UNSUPPORTED.contains(&key.as_str())) {
+        let name = path.display();
+        return Err(UsageError::new(format!("{name}: {key}: not supported by this version, which would ignore it")));
+    }
+    Ok((!met.is_empty()).then(|| format!("{}: these keys have no effect here: {}", path.display(), met.join(", "))))
+}
+
+/// Where the values came from, for errors.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a>(Option<&'a Path>);
+
+impl Place<'_> {
+    fn error(self, key: &str, reason: impl std::fmt::Display) -> UsageError {
+        match self.0 {
+            Some(path) => UsageError::new(format!("{}: {key}: {reason}", path.display())),
+            None => UsageError::new(format!("configuration: {key}: {reason}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

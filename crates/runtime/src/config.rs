@@ -56,7 +56,7 @@ pub fn parse<T: DeserializeOwned>(
     let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| {
         let mut track = serde_path_to_error::Track::new();
         let yaml = serde_path_to_error::Deserializer::new(yaml, &mut track);
-        let value = serde_ignored::deserialize(yaml, |path| unknown.push(path.to_string()));
+        let value = serde_ignored::deserialize(yaml, |path| unknown.push(plain(&path.to_string())));
         value.inspect_err(|_| key = track.path().to_string())
     })
     .map_err(|error| match key.as_str() {
@@ -74,9 +74,14 @@ fn is_blank(text: &str) -> bool {
     text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
 }
 
-/// Compares without the numbers of list items and without the marks that serde_ignored puts where an `Option` is.
+/// A path without the marks that serde_ignored puts where an `Option` is.
+fn plain(path: &str) -> String {
+    path.split('.').filter(|step| *step != "?").collect::<Vec<_>>().join(".")
+}
+
+/// Compares without the numbers of list items.
 fn is_tolerated(path: &str, tolerated: &[&str]) -> bool {
-    let named: Vec<&str> = path.split('.').filter(|step| *step != "?" && step.parse::<usize>().is_err()).collect();
+    let named: Vec<&str> = path.split('.').filter(|step| step.parse::<usize>().is_err()).collect();
     tolerated.contains(&named.join(".").as_str())
 }
 
@@ -140,8 +145,7 @@ mod tests {
     #[test]
     fn tolerated_keys_are_handed_back() {
         let loaded = read("server:\n  cacheDir: /x\nproxy:\n  rules:\n    - useTLS: true\n      regex: a\n").unwrap();
-        assert_eq!(loaded.ignored.len(), 2);
-        assert_eq!(loaded.ignored[0], "server");
+        assert_eq!(loaded.ignored, ["server", "proxy.rules.0.useTLS"]);
         assert!(read("server2: 1\n").is_err());
         assert!(read("proxy:\n  server: 1\n").is_err(), "tolerated at its own place only");
     }

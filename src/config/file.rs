@@ -1,0 +1,335 @@
+//! The shape of `dfdaemon.yaml`. Its defaults are the daemon's; `null` stands where the default depends on the host or
+//! on other keys. docs/reference/configuration.md says what each key means, and a test holds the two together.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::secret::Secret;
+use super::units::{Size, Span};
+use crate::p2p::download;
+use crate::storage;
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// The whole file.
+    File {
+        /// `host`.
+        host: Host = Host::default(),
+        /// `dataDir`.
+        data_dir: Option<PathBuf> = None,
+        /// `log`.
+        log: Log = Log::default(),
+        /// `drain`.
+        drain: Drain = Drain::default(),
+        /// `proxy`.
+        proxy: Proxy = Proxy::default(),
+        /// `scheduler`.
+        scheduler: Scheduler = Scheduler::default(),
+        /// `download`.
+        download: Download = Download::default(),
+        /// `upload`.
+        upload: Upload = Upload::default(),
+        /// `storage`.
+        storage: Storage = Storage::default(),
+        /// `gc`.
+        gc: Gc = Gc::default(),
+        /// `seedPeer`.
+        seed_peer: SeedPeer = SeedPeer::default(),
+        /// `health`.
+        health: Health = Health::default(),
+    }
+}
+
+section! {
+    /// `host`: who this host is to others.
+    Host {
+        /// `host.ip`.
+        ip: Option<IpAddr> = None,
+        /// `host.hostname`.
+        hostname: Option<String> = None,
+        /// `host.idc`.
+        idc: String = String::new(),
+        /// `host.location`.
+        location: String = String::new(),
+    }
+}
+
+section! {
+    /// `log`.
+    Log {
+        /// `log.level`.
+        level: String = "info".into(),
+        /// `log.format`.
+        format: String = "text".into(),
+    }
+}
+
+section! {
+    /// `drain`.
+    Drain {
+        /// `drain.grace`.
+        grace: Span = Span(Duration::from_secs(30)),
+    }
+}
+
+section! {
+    /// `proxy`.
+    Proxy {
+        /// `proxy.server`.
+        server: ProxyServer = ProxyServer::default(),
+        /// `proxy.rules`.
+        rules: Vec<Rule> = Vec::new(),
+        /// `proxy.registryMirror`.
+        registry_mirror: RegistryMirror = RegistryMirror::default(),
+        /// `proxy.disableBackToSource`.
+        disable_back_to_source: bool = false,
+        /// `proxy.intercept`.
+        intercept: Intercept = Intercept::default(),
+        /// `proxy.allow`.
+        allow: Vec<String> = Vec::new(),
+        /// `proxy.deny`.
+        deny: Vec<String> = Vec::new(),
+        /// `proxy.upstreams`.
+        upstreams: Vec<Upstream> = Vec::new(),
+        /// `proxy.p2p`.
+        p2p: P2p = P2p::default(),
+    }
+}
+
+section! {
+    /// `proxy.server`.
+    ProxyServer {
+        /// `proxy.server.ip`.
+        ip: IpAddr = Ipv4Addr::LOCALHOST.into(),
+        /// `proxy.server.port`.
+        port: u16 = 4001,
+        /// `proxy.server.caCert`.
+        ca_cert: Option<PathBuf> = None,
+        /// `proxy.server.caKey`.
+        ca_key: Option<PathBuf> = None,
+        /// `proxy.server.basicAuth`.
+        basic_auth: Option<BasicAuth> = None,
+        /// `proxy.server.allowUnauthenticated`.
+        allow_unauthenticated: bool = false,
+    }
+}
+
+section! {
+    /// `proxy.server.basicAuth`.
+    BasicAuth {
+        /// `proxy.server.basicAuth.username`.
+        username: String = String::new(),
+        /// `proxy.server.basicAuth.password`.
+        password: Secret = Secret::default(),
+    }
+}
+
+section! {
+    /// One of `proxy.rules`.
+    Rule {
+        /// `proxy.rules[].regex`.
+        regex: String = String::new(),
+        /// `proxy.rules[].useTLS`.
+        #[serde(rename = "useTLS")]
+        use_tls: bool = false,
+        /// `proxy.rules[].redirect`.
+        redirect: Option<String> = None,
+        /// `proxy.rules[].filteredQueryParams`.
+        filtered_query_params: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// `proxy.registryMirror`.
+    RegistryMirror {
+        /// `proxy.registryMirror.addr`.
+        addr: Option<String> = None,
+        /// `proxy.registryMirror.cert`.
+        cert: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `proxy.intercept`.
+    Intercept {
+        /// `proxy.intercept.hosts`.
+        hosts: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// One of `proxy.upstreams`.
+    Upstream {
+        /// `proxy.upstreams[].host`.
+        host: String = String::new(),
+        /// `proxy.upstreams[].scheme`.
+        scheme: Option<String> = None,
+        /// `proxy.upstreams[].caCert`.
+        ca_cert: Option<PathBuf> = None,
+        /// `proxy.upstreams[].cert`.
+        cert: Option<PathBuf> = None,
+        /// `proxy.upstreams[].key`.
+        key: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `proxy.p2p`: what is large, without any rule.
+    P2p {
+        /// `proxy.p2p.minSize`.
+        min_size: Size = Size(8 << 20),
+        /// `proxy.p2p.suffixes`.
+        suffixes: Option<Vec<String>> = None,
+    }
+}
+
+section! {
+    /// `scheduler`.
+    Scheduler {
+        /// `scheduler.addrs`.
+        addrs: Vec<String> = Vec::new(),
+        /// `scheduler.embedded`.
+        embedded: Option<bool> = None,
+        /// `scheduler.announceInterval`.
+        announce_interval: Span = Span(Duration::from_secs(60)),
+    }
+}
+
+section! {
+    /// `download`.
+    Download {
+        /// `download.server`.
+        server: DownloadServer = DownloadServer::default(),
+        /// `download.concurrentPieceCount`.
+        concurrent_piece_count: u32 = download::Config::default().concurrent_pieces,
+        /// `download.pieceTimeout`.
+        piece_timeout: Span = Span(download::Config::default().piece_timeout),
+    }
+}
+
+section! {
+    /// `download.server`.
+    DownloadServer {
+        /// `download.server.socketPath`.
+        socket_path: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `upload`.
+    Upload {
+        /// `upload.server`.
+        server: UploadServer = UploadServer::default(),
+    }
+}
+
+section! {
+    /// `upload.server`: peer gRPC.
+    UploadServer {
+        /// `upload.server.ip`.
+        ip: Option<IpAddr> = None,
+        /// `upload.server.port`.
+        port: u16 = 4000,
+    }
+}
+
+section! {
+    /// `storage`.
+    Storage {
+        /// `storage.dir`.
+        dir: Option<PathBuf> = None,
+        /// `storage.keep`.
+        keep: bool = true,
+        /// `storage.server`.
+        server: StorageServer = StorageServer::default(),
+    }
+}
+
+section! {
+    /// `storage.server`: piece data.
+    StorageServer {
+        /// `storage.server.ip`.
+        ip: Option<IpAddr> = None,
+        /// `storage.server.tcpPort`.
+        tcp_port: u16 = 4005,
+    }
+}
+
+section! {
+    /// `gc`.
+    Gc {
+        /// `gc.interval`.
+        interval: Span = Span(Duration::from_secs(15 * 60)),
+        /// `gc.policy`.
+        policy: GcPolicy = GcPolicy::default(),
+    }
+}
+
+section! {
+    /// `gc.policy`.
+    GcPolicy {
+        /// `gc.policy.taskTTL`.
+        #[serde(rename = "taskTTL")]
+        task_ttl: Span = Span(storage::Config::default().ttl),
+        /// `gc.policy.diskThreshold`.
+        disk_threshold: Size = Size(0),
+        /// `gc.policy.diskHighThresholdPercent`.
+        #[serde(alias = "distHighThresholdPercent")]
+        disk_high_threshold_percent: u8 = storage::Config::default().high_percent,
+        /// `gc.policy.diskLowThresholdPercent`.
+        #[serde(alias = "distLowThresholdPercent")]
+        disk_low_threshold_percent: u8 = storage::Config::default().low_percent,
+    }
+}
+
+section! {
+    /// `seedPeer`.
+    SeedPeer {
+        /// `seedPeer.enable`.
+        enable: bool = false,
+    }
+}
+
+section! {
+    /// `health`.
+    Health {
+        /// `health.server`.
+        server: HealthServer = HealthServer::default(),
+    }
+}
+
+section! {
+    /// `health.server`: admin HTTP.
+    HealthServer {
+        /// `health.server.ip`.
+        ip: IpAddr = Ipv4Addr::LOCALHOST.into(),
+        /// `health.server.port`.
+        port: u16 = 4003,
+    }
+}
+
+impl File {
+    /// As YAML, without secrets.
+    pub fn to_yaml(&self) -> Result<String, serde_saphyr::SerializeError> {
+        serde_saphyr::to_string(self)
+    }
+}
