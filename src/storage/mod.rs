@@ -40,6 +40,8 @@ mod writer;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod crash_tests;
 
 pub use config::{Config, StorageError};
 pub use metrics::Metrics;

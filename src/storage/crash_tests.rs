@@ -1,0 +1,319 @@
+//! What is left after a process ended at any moment, after a disk lost what was not synced, and beside files that are
+//! not ours.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use damselfly_core::{ByteRange, Geometry, PieceDigest, PieceNumber, TaskId};
+
+use super::conformance::{bytes_of, config, content, fill, id, new_task};
+use super::ledger::{Ledger, LedgerError, Op};
+use super::{NewTask, Storage, StorageError, StoredTask};
+
+/// The directory in which [`endless_writer`] works; set only in the process that is killed.
+const CHILD_DIR: &str = "DAMSELFLY_CRASH_TEST_DIR";
+
+fn content_file(dir: &tempfile::TempDir, number: u8) -> PathBuf {
+    dir.path().join("content").join(id(number).to_string())
+}
+
+fn span(task: &StoredTask, piece: PieceNumber) -> ByteRange {
+    task.geometry().span(piece).unwrap()
+}
+
+/// Not a test by itself: the process that [`what_was_durable_survives_a_kill`] starts and kills. Writes tasks for ever,
+/// saying which pieces are durable.
+#[test]
+#[ignore = "started by another test"]
+fn endless_writer() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = super::Config { dir: dir.into(), keep_free: 0, ..super::Config::default() };
+        let storage = Storage::open(config).unwrap();
+        for number in (1..=u8::MAX).cycle() {
+            storage.remove(&id(number));
+            let task = storage.create(new_task(number)).unwrap();
+            for piece in 0..3 {
+                fill(&task, piece).await;
+            }
+            // The next tasks' pieces are in flight while this one is made durable.
+            storage.remove(&id(number.wrapping_add(1)));
+            let ahead = storage.create(new_task(number.wrapping_add(1))).unwrap();
+            let (_, _) = tokio::join!(fill(&ahead, 1), storage.flush());
+            println!("durable {number}");
+            std::io::stdout().flush().unwrap();
+        }
+    });
+}
+
+fn kill_a_writer(dir: &Path, after: usize) -> Vec<u8> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "storage::crash_tests::endless_writer", "--ignored", "--nocapture"])
+        .env(CHILD_DIR, dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let numbers = lines.filter_map(|line| line.split_once("durable ")?.1.parse().ok());
+    let durable: Vec<u8> = numbers.take(after).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    durable
+}
+
+#[tokio::test]
+async fn what_was_durable_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    for after in [1, 2, 5, 9] {
+        let durable = kill_a_writer(dir.path(), after);
+        assert_eq!(durable.len(), after);
+        let storage = Storage::open(super::Config { dir: dir.path().to_owned(), ..config(&dir) }).unwrap();
+        for number in durable {
+            let task = storage.get(&id(number)).unwrap_or_else(|| panic!("task {number} is lost"));
+            assert!(task.have().is_empty(), "nothing is readable unchecked");
+            assert!(task.unchecked().is_full(), "task {number} lost a piece");
+        }
+        for summary in storage.list() {
+            let task = storage.get(&summary.id).unwrap();
+            for piece in task.unchecked().iter() {
+                assert!(task.check(piece).await, "what is recorded is intact");
+                assert_eq!(task.read(span(&task, piece)).await.unwrap(), bytes_of(span(&task, piece)));
+            }
+        }
+    }
+}
+
+/// A ledger that looks into the content file at every commit, and dies (for good) before the given one.
+struct Watching {
+    inner: Box<dyn Ledger>,
+    dir: PathBuf,
+    commits_left: usize,
+    seen: Arc<AtomicUsize>,
+}
+
+impl Ledger for Watching {
+    fn commit(&mut self, batch: &[Op]) -> Result<(), LedgerError> {
+        for op in batch {
+            let Op::Piece(id, piece, digest) = op else { continue };
+            let span = Geometry::new(content().len() as u64, 600_000).unwrap().span(*piece).unwrap();
+            let bytes = fs::read(self.dir.join("content").join(id.to_string())).unwrap();
+            let written = &bytes[span.start() as usize..span.end() as usize];
+            assert_eq!(PieceDigest::of(written), *digest, "recorded before it was written");
+            self.seen.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.commits_left == 0 {
+            return Err(LedgerError("killed".into()));
+        }
+        self.commits_left -= 1;
+        self.inner.commit(batch)
+    }
+
+    fn reopen(&mut self) -> Result<(), LedgerError> {
+        Err(LedgerError("killed".into()))
+    }
+}
+
+#[tokio::test]
+async fn a_crash_between_write_and_commit_costs_that_piece_only() {
+    for commits in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let watch = |inner| {
+            let (dir, seen) = (dir.path().to_owned(), Arc::clone(&seen));
+            Box::new(Watching { inner, dir, commits_left: commits, seen }) as Box<dyn Ledger>
+        };
+        let storage = Storage::open_with(config(&dir), watch).unwrap();
+        let task = storage.create(new_task(1)).unwrap();
+        storage.flush().await;
+        for piece in 0..3 {
+            fill(&task, piece).await;
+            storage.flush().await;
+        }
+        assert!(task.is_complete(), "in this process the piece is of use all the same");
+        assert!(seen.load(Ordering::Relaxed) >= 1);
+        drop((task, storage));
+        let storage = Storage::open(config(&dir)).unwrap();
+        let left = storage.get(&id(1)).map(|task| task.unchecked().len());
+        // The first commit is the task's own.
+        assert_eq!(left, (commits as u32).checked_sub(1));
+        if let Some(task) = storage.get(&id(1)) {
+            for piece in task.unchecked().iter() {
+                assert!(task.check(piece).await);
+            }
+            for piece in commits as u32 - 1..3 {
+                fill(&task, piece).await;
+            }
+            assert!(task.is_complete());
+        } else {
+            assert!(!content_file(&dir, 1).exists(), "content without a record is removed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn damaged_pieces_are_forgotten_for_good_and_the_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.create(new_task(1)).unwrap();
+    for piece in 0..3 {
+        fill(&task, piece).await;
+    }
+    task.set_verified();
+    drop((task, storage));
+    let mut bytes = fs::read(content_file(&dir, 1)).unwrap();
+    bytes[700_000] ^= 1;
+    fs::write(content_file(&dir, 1), bytes).unwrap();
+
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.get(&id(1)).unwrap();
+    assert!(task.is_verified(), "as it was recorded");
+    assert_eq!(task.origin(), &new_task(1).origin);
+    assert_eq!(task.headers(), new_task(1).headers);
+    assert_eq!(task.held().pieces.len(), 3);
+    assert_eq!(task.available(0), 0, "nothing is readable unchecked");
+    assert!(task.claim(PieceNumber(0)).is_none(), "unchecked pieces are checked, not written");
+    let checks = (0..10).map(|_| task.check(PieceNumber(0)));
+    assert_eq!(futures_util::future::join_all(checks).await, [true; 10]);
+    assert_eq!(storage.metrics().pieces_rechecked.get(), 1, "many ask, one reads");
+    let mut changed = task.changed();
+    assert!(!task.check(PieceNumber(1)).await);
+    assert!(changed.has_changed().unwrap());
+    changed.mark_unchanged();
+    assert!(task.check(PieceNumber(2)).await);
+    assert!(!task.is_verified());
+    assert_eq!(task.digest_of(PieceNumber(1)), None);
+    drop((task, storage));
+
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.get(&id(1)).unwrap();
+    assert_eq!((task.unchecked().len(), task.is_verified()), (2, false));
+    fill(&task, 1).await;
+    task.set_verified();
+    drop((task, storage));
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.get(&id(1)).unwrap();
+    assert!(task.unchecked().is_full() && task.is_verified());
+    for piece in task.geometry().pieces() {
+        assert!(task.check(piece).await);
+    }
+    assert!(task.is_complete());
+}
+
+#[tokio::test]
+async fn records_without_their_file_and_files_without_their_record_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    for number in 1..=4 {
+        fill(&storage.create(new_task(number)).unwrap(), 0).await;
+    }
+    storage.remove(&id(4));
+    drop(storage);
+    assert!(!content_file(&dir, 4).exists());
+    fs::remove_file(content_file(&dir, 1)).unwrap();
+    fs::write(content_file(&dir, 2), "short").unwrap();
+    fs::write(content_file(&dir, 9), "stray").unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    assert_eq!(storage.list().iter().map(|task| task.id).collect::<Vec<_>>(), [id(3)]);
+    assert!(!content_file(&dir, 2).exists() && !content_file(&dir, 9).exists());
+    drop(storage);
+    let storage = Storage::open(config(&dir)).unwrap();
+    assert_eq!(storage.list().len(), 1);
+}
+
+#[tokio::test]
+async fn a_content_file_that_vanishes_under_us_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    fill(&storage.create(new_task(1)).unwrap(), 0).await;
+    fs::remove_file(content_file(&dir, 1)).unwrap();
+    assert!(storage.get(&id(1)).is_none());
+    let task = storage.create(new_task(1)).unwrap();
+    assert!(task.have().is_empty());
+    fill(&task, 0).await;
+    assert!(content_file(&dir, 1).exists());
+}
+
+#[tokio::test]
+async fn an_unreadable_ledger_costs_the_content_not_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    fill(&storage.create(new_task(1)).unwrap(), 0).await;
+    drop(storage);
+    fs::write(dir.path().join("tasks.redb"), "not a database").unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    assert_eq!(storage.usage().tasks, 0);
+    assert!(!content_file(&dir, 1).exists());
+    assert_eq!(fs::read(dir.path().join("tasks.redb.unreadable")).unwrap(), b"not a database");
+    fill(&storage.create(new_task(1)).unwrap(), 0).await;
+}
+
+#[test]
+fn a_directory_in_use_is_said_so_for_as_long_as_a_task_is_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.create(new_task(1)).unwrap();
+    drop(storage);
+    let error = Storage::open(config(&dir)).unwrap_err();
+    assert!(matches!(error, StorageError::InUse(_)), "{error}");
+    assert!(error.to_string().contains(dir.path().to_str().unwrap()));
+    drop(task);
+    Storage::open(config(&dir)).unwrap();
+}
+
+#[test]
+fn a_disk_without_room_is_full_and_nothing_is_left_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let roomless = super::Config { keep_free: u64::MAX / 2, ..config(&dir) };
+    let storage = Storage::open(roomless).unwrap();
+    let error = storage.create(new_task(1)).unwrap_err();
+    assert!(matches!(error, StorageError::Full { .. }), "{error}");
+    drop(storage);
+    let storage = Storage::open(super::Config { quota: u64::MAX, ..config(&dir) }).unwrap();
+    let geometry = Geometry::of_length(1 << 45).unwrap();
+    let error = storage.create(NewTask { geometry, ..new_task(1) }).unwrap_err();
+    assert!(matches!(error, StorageError::Full { .. }), "{error}");
+    assert_eq!(fs::read_dir(dir.path().join("content")).unwrap().count(), 0);
+    assert_eq!(storage.list(), []);
+}
+
+#[tokio::test]
+async fn the_order_of_use_outlives_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    for number in 1..=3 {
+        drop(storage.create(new_task(number)).unwrap());
+    }
+    // Used a day later than the others.
+    let later = storage.list()[0].last_access.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 86_400;
+    storage.peek(&id(1)).unwrap().state.touch(99, later);
+    drop(storage);
+    let small = super::Config { quota: content().len() as u64 * 3, ..config(&dir) };
+    let storage = Storage::open(small).unwrap();
+    drop(storage.create(new_task(4)).unwrap());
+    drop(storage.create(new_task(5)).unwrap());
+    let mut left: Vec<TaskId> = storage.list().iter().map(|task| task.id).collect();
+    left.sort();
+    assert_eq!(left, [id(1), id(4), id(5)]);
+}
+
+#[tokio::test]
+async fn a_lowered_quota_is_met_by_the_next_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    for number in 1..=4 {
+        drop(storage.create(new_task(number)).unwrap());
+    }
+    drop(storage);
+    let small = super::Config { quota: content().len() as u64 * 2, ..config(&dir) };
+    let storage = Storage::open(small).unwrap();
+    assert_eq!(storage.sweep(), super::Swept { expired: 0, evicted: 2 });
+    drop(storage);
+    let full = super::Config { high_percent: 0, low_percent: 0, ..config(&dir) };
+    let storage = Storage::open(full).unwrap();
+    assert_eq!(storage.sweep(), super::Swept { expired: 0, evicted: 2 });
+}
