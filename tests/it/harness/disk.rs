@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::Tool;
+use super::tools::skipped;
 
 /// A small file system of its own, unmounted when it is dropped.
 pub(crate) struct Mount {
@@ -20,7 +21,7 @@ impl Mount {
         let size = format!("size={bytes}");
         let done = mount.run(&["-t", "tmpfs", "-o", &size, "none", &place.to_string_lossy()]);
         if !done.ok {
-            println!("skipped: mount ({})", done.errors.trim());
+            skipped(&format!("mount ({})", done.errors.trim()));
             return None;
         }
         Some(Self { place: place.into(), tool })
