@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Daemon, Image, MIB, Process, Registry, Tool, digest, run};
+use crate::harness::{Daemon, Image, MIB, Process, Registry, Tool, digest, run, skipped};
 
 const REPOSITORY: &str = "team/app";
 
@@ -130,6 +130,9 @@ fn podman_pulls_through_the_mirror() {
 fn containerd_pulls_through_the_mirror() {
     let tools = (Tool::find("containerd"), Tool::find("ctr"), Scene::set(703));
     let (Some(containerd), Some(ctr), Some(scene)) = tools else { return };
+    if !rustix::process::geteuid().is_root() {
+        return skipped("containerd (only root may run it)");
+    }
     let socket = scene.path("containerd.sock");
     let config = format!(
         "version = 2\nroot = '{}'\nstate = '{}'\ndisabled_plugins = ['io.containerd.grpc.v1.cri', \

@@ -28,7 +28,7 @@ pub(crate) use pages::{Framing, Gate, Kind, Page};
 pub(crate) use process::Process;
 pub(crate) use registry::Registry;
 pub(crate) use tls::Authority;
-pub(crate) use tools::{Done, Tool, curl, run};
+pub(crate) use tools::{Done, Tool, curl, run, skipped};
 
 use std::future::Future;
 use std::sync::LazyLock;
