@@ -175,6 +175,7 @@ impl Download {
         self.link.answered(if granted { Phase::Granted } else { Phase::Served });
         self.source.permitted &= granted || self.alone;
         if geometry.is_some_and(|geometry| !self.agree(geometry)) || self.alone {
+            offers.iter().for_each(|offer| self.parents.refuse(&offer.peer));
             return;
         }
         if proven && !self.proofs.required {

@@ -103,13 +103,18 @@ impl Parents {
             self.failures.remove(peer);
             self.banned.insert(peer.clone());
         }
-        if !self.failed.contains(peer) && self.failed.len() < MAX_BANNED {
-            self.failed.push(peer.clone());
-        }
+        self.refuse(peer);
         if self.failures.len() > MAX_BANNED {
             self.failures.pop_first();
         }
         parent
+    }
+
+    /// Not to be offered again.
+    pub(super) fn refuse(&mut self, peer: &PeerId) {
+        if !self.failed.contains(peer) && self.failed.len() < MAX_BANNED {
+            self.failed.push(peer.clone());
+        }
     }
 
     /// Those left since the last time this was asked.

@@ -1,8 +1,6 @@
 //! What is done next, decided after every event: which piece from whom, what the source reads, and the next resort
 //! when nothing comes from anyone.
 
-use std::cmp::Reverse;
-
 use damselfly_core::swarm::{PieceFault, Report, SourceWish};
 use damselfly_core::{ByteRange, Moment, PieceNumber};
 
@@ -245,7 +243,7 @@ impl Download {
             let start = window.start;
             window.map(PieceNumber).find(|&piece| self.is_for_source(piece)).map(|piece| (piece.0 - start, piece))
         });
-        let soonest = soonest.min_by_key(|&(ahead, piece)| (ahead, Reverse(piece))).map(|(_, piece)| piece);
+        let soonest = soonest.min().map(|(_, piece)| piece);
         soonest.or_else(|| pieces.geometry().pieces().find(|&piece| self.is_for_source(piece)))
     }
 

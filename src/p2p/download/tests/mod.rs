@@ -1,6 +1,11 @@
 //! The machine's rules by name, every state with every event, and random events against the invariants.
 
+mod parents;
 mod random;
+mod readers;
+mod scheduler;
+mod source;
+mod table;
 
 use std::time::Duration;
 
@@ -100,7 +105,7 @@ impl Bench {
         self.tell(Event::PieceArrived { parent: peer(parent), piece: PieceNumber(piece), digest: digest(piece) })
     }
 
-    fn from_source(&mut self, piece: u32) -> Vec<Action> {
+    fn sourced(&mut self, piece: u32) -> Vec<Action> {
         self.tell(Event::SourcePiece { piece: PieceNumber(piece), digest: digest(piece) })
     }
 
