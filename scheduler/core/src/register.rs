@@ -1,0 +1,227 @@
+//! A peer opens a conversation; a host says what it holds; a task is deleted. And room is made for them.
+
+use damselfly_core::swarm::{Answer, Held, Holding, Origin, Registration, SourceWish};
+use damselfly_core::{Geometry, HostId, Moment, PeerId, TaskId};
+
+use crate::machine::Core;
+use crate::peer::Peer;
+use crate::pieces::Pieces;
+use crate::{Fact, Output};
+
+/// How many of the tasks that were idle longest are looked at for one that can be forgotten.
+const LOOK_FOR_ROOM: usize = 64;
+
+impl Core {
+    pub(crate) fn register(&mut self, now: Moment, registration: Registration) {
+        let Registration { host, task, peer, origin, geometry, held, source, extended } = registration;
+        self.heard_of(&host);
+        if self.peers.get(&peer).is_some_and(|known| known.task != task || known.host != host) {
+            self.remove_peer(&peer);
+        }
+        self.drop_former(&host, &task, &peer);
+        if !self.admit(now, &host, &task, &peer, origin) {
+            self.fact(Fact::Refused);
+            self.output(Output::End(peer));
+            return;
+        }
+        self.fact(Fact::Registered);
+        self.open(&peer, source, extended);
+        let geometry = geometry.or(held.as_ref().map(|held| held.geometry));
+        let agrees = self.learn_geometry(&task, &peer, geometry);
+        if let Some(held) = held.filter(|_| agrees) {
+            self.record_held(now, &peer, &held);
+        }
+        self.reindex(&peer);
+        self.answer_registration(now, &peer);
+    }
+
+    /// A conversation begins; a former one of the same peer is over, what it held stays.
+    fn open(&mut self, peer: &PeerId, wish: SourceWish, extended: bool) {
+        self.unlink_parents(peer);
+        self.leave_queue(peer);
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        if let (false, Some(task)) = (state.open, self.tasks.get_mut(&state.task)) {
+            task.open += 1;
+        }
+        state.open = true;
+        state.asked = true;
+        state.wish = wish;
+        state.extended = extended;
+        state.source_spent = false;
+        state.answers = 0;
+        state.told_proven = None;
+        state.proofs_sent = 0;
+    }
+
+    fn answer_registration(&mut self, now: Moment, peer: &PeerId) {
+        let Some(state) = self.peers.get(peer) else { return };
+        let Some(task) = self.tasks.get_mut(&state.task) else { return };
+        if !state.stranger && task.geometry.is_some_and(|geometry| geometry.count() == 0) {
+            self.answer(peer, Answer::Empty);
+            return;
+        }
+        let wish = state.wish;
+        let stranger = state.stranger;
+        let leased = task.lease.as_ref().is_some_and(|lease| lease.peer == *peer);
+        let others_progress = task.lease.as_ref().is_some_and(|lease| lease.progressed && lease.peer != *peer);
+        let triggered = task.seed.as_ref().is_some_and(|seed| seed.host == state.host);
+        let task_id = state.task;
+        if triggered {
+            self.forget_seed(&task_id);
+            // It may have come as one that may not read the source.
+            self.unsettled.shaken.insert(task_id);
+        }
+        match wish {
+            SourceWish::Forbidden => self.release_source(peer),
+            _ if leased || stranger => return self.grant(now, peer),
+            SourceWish::Wanted if !others_progress => return self.grant(now, peer),
+            // It was sent to the source without the lease in its former conversation, and may have to wait in this.
+            _ => self.release_source(peer),
+        }
+        self.place(now, peer);
+    }
+
+    pub(crate) fn held(&mut self, now: Moment, host: HostId, holding: Holding) {
+        let Holding { task, peer, origin, held } = holding;
+        self.heard_of(&host);
+        if self.peers.get(&peer).is_some_and(|known| known.task != task || known.host != host) {
+            return;
+        }
+        let is_open = self.peers.get(&peer).is_some_and(|known| known.open);
+        if held.pieces.is_empty() && !is_open {
+            self.remove_peer(&peer);
+            return;
+        }
+        self.drop_former(&host, &task, &peer);
+        if !self.admit(now, &host, &task, &peer, origin) {
+            self.fact(Fact::Refused);
+            return;
+        }
+        let agrees = self.learn_geometry(&task, &peer, Some(held.geometry));
+        if let Some(state) = self.peers.get_mut(&peer).filter(|_| !is_open) {
+            // It says what there is now, not what is new. Only hosts of ours say it.
+            state.pieces = Pieces::default();
+            state.extended = true;
+        }
+        if agrees {
+            self.record_held(now, &peer, &held);
+        }
+        self.reindex(&peer);
+    }
+
+    pub(crate) fn delete_task(&mut self, task: &TaskId) {
+        let Some(state) = self.tasks.get(task) else { return };
+        for peer in state.peers.clone() {
+            if self.peers.get(&peer).is_some_and(|peer| peer.open) {
+                self.output(Output::End(peer.clone()));
+            }
+            self.remove_peer(&peer);
+        }
+    }
+
+    /// What a host held under an earlier peer it holds under this one now, if at all.
+    fn drop_former(&mut self, host: &HostId, task: &TaskId, peer: &PeerId) {
+        for former in self.peers_of(host, task) {
+            if former != *peer && self.peers.get(&former).is_some_and(|former| !former.open) {
+                self.remove_peer(&former);
+            }
+        }
+    }
+
+    /// Makes sure that the peer, its host and its task are known; `false` if there is no room.
+    fn admit(&mut self, now: Moment, host: &HostId, task: &TaskId, peer: &PeerId, origin: Origin) -> bool {
+        let new_task = !self.tasks.contains_key(task);
+        let new_peer = !self.peers.contains_key(peer);
+        while (new_task && self.tasks.len() >= self.config.max_tasks)
+            || (new_peer && self.peers.len() >= self.config.max_peers)
+        {
+            if !self.forget_idlest(task) {
+                return false;
+            }
+        }
+        let state = self.tasks.entry(*task).or_default();
+        if state.origin.url.is_empty() {
+            state.origin = origin;
+        }
+        state.peers.insert(peer.clone());
+        let touched = std::mem::replace(&mut state.touched, now);
+        self.tasks_by_age.remove(&(touched, *task));
+        self.tasks_by_age.insert((now, *task));
+        self.hosts.entry(host.clone()).or_default().peers.insert(peer.clone());
+        let tie = self.rng.u64(..);
+        self.peers.entry(peer.clone()).or_insert_with(|| Peer::new(*task, host.clone(), tie));
+        true
+    }
+
+    /// Forgets the task that was idle longest, other than `keep`; `false` if all are in use.
+    fn forget_idlest(&mut self, keep: &TaskId) -> bool {
+        let idle = self.tasks_by_age.iter().take(LOOK_FOR_ROOM).map(|(_, task)| task);
+        let idle = idle.filter(|task| *task != keep && self.tasks.get(task).is_some_and(|task| task.open == 0));
+        let Some(idlest) = idle.copied().next() else { return false };
+        self.delete_task(&idlest);
+        self.fact(Fact::TaskForgotten);
+        true
+    }
+
+    /// A peer says how the content is cut. `false` if others, who hold pieces, cut it differently: then this peer shares
+    /// nothing with them.
+    pub(crate) fn learn_geometry(&mut self, task: &TaskId, peer: &PeerId, geometry: Option<Geometry>) -> bool {
+        let Some(geometry) = geometry else { return true };
+        let Some(state) = self.tasks.get_mut(task) else { return false };
+        let agrees = match state.geometry {
+            Some(known) if known == geometry => true,
+            Some(_)
+                if state.peers.iter().any(|id| {
+                    id != peer && self.peers.get(id).is_some_and(|other| !other.stranger && !other.pieces.is_empty())
+                }) =>
+            {
+                false
+            }
+            _ => {
+                state.geometry = Some(geometry);
+                self.geometry_changed(task, geometry);
+                true
+            }
+        };
+        let before = self.peers.get_mut(peer).map(|state| std::mem::replace(&mut state.stranger, !agrees));
+        if !agrees && before == Some(false) {
+            self.fact(Fact::GeometryConflict);
+        }
+        agrees
+    }
+
+    /// What was said of pieces under another geometry says nothing any more.
+    fn geometry_changed(&mut self, task: &TaskId, geometry: Geometry) {
+        let Some(state) = self.tasks.get_mut(task) else { return };
+        state.proofs.clear();
+        state.proof_log.clear();
+        state.unproven.truncate(geometry.count());
+        for id in state.peers.clone() {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.proofs_sent = 0;
+                peer.stranger = false;
+                peer.pieces.truncate(geometry.count());
+            }
+            self.reindex(&id);
+        }
+    }
+
+    /// Pieces that a host says it holds, with what they hashed to.
+    fn record_held(&mut self, now: Moment, peer: &PeerId, held: &Held) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        let (task, extended) = (state.task, state.extended);
+        for (piece, blake3) in &held.pieces {
+            if held.geometry.piece(piece.0).is_none() {
+                continue;
+            }
+            if let Some(state) = self.peers.get_mut(peer) {
+                state.pieces.insert(*piece);
+            }
+            if extended {
+                self.vouch(now, &task, *piece, *blake3, false);
+            } else {
+                self.note_unproven(&task, *piece);
+            }
+        }
+    }
+}

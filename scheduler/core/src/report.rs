@@ -1,0 +1,228 @@
+//! What a peer with an open conversation reports.
+
+use std::time::Duration;
+
+use damselfly_core::swarm::{Answer, PieceFault, Report, SourceWish};
+use damselfly_core::{Geometry, Moment, PeerId, PieceDigest, PieceNumber};
+
+use crate::machine::Core;
+use crate::peer::Peer;
+use crate::place::Choice;
+use crate::{Fact, Output};
+
+/// A peer that asks for others so soon after it was offered some cannot have tried them: it has not read the offer.
+const CROSSED: Duration = Duration::from_secs(1);
+
+impl Core {
+    pub(crate) fn report(&mut self, now: Moment, peer: &PeerId, report: Report) {
+        let Some(state) = self.peers.get(peer).filter(|peer| peer.open) else { return };
+        let host = state.host.clone();
+        self.heard_of(&host);
+        match report {
+            Report::SourceOpened(geometry) => self.source_opened(now, peer, geometry),
+            Report::PieceFinished { piece, parent, digest } => {
+                self.piece_finished(now, peer, piece, parent.as_ref(), digest);
+            }
+            Report::PieceFailed { piece, parent, fault } => self.piece_failed(now, peer, piece, &parent, fault),
+            Report::Reschedule { failed } => self.reschedule(now, peer, failed),
+            Report::SourceFailed => self.source_failed(now, peer),
+            Report::Finished => self.finished(peer),
+            Report::Failed => self.failed(peer),
+        }
+    }
+
+    fn source_opened(&mut self, now: Moment, peer: &PeerId, geometry: Geometry) {
+        let Some(task) = self.peers.get(peer).map(|peer| peer.task) else { return };
+        let agrees = self.learn_geometry(&task, peer, Some(geometry));
+        self.reindex(peer);
+        self.source_heard(now, peer);
+        if agrees && geometry.count() == 0 {
+            self.tell_empty(peer);
+        }
+    }
+
+    /// The content turned out to have no bytes: whoever waits is done.
+    fn tell_empty(&mut self, reader: &PeerId) {
+        let Some(task) = self.peers.get(reader).and_then(|peer| self.tasks.get(&peer.task)) else { return };
+        for waiting in task.waiting.values().cloned().collect::<Vec<_>>() {
+            self.leave_queue(&waiting);
+            self.answer(&waiting, Answer::Empty);
+        }
+    }
+
+    fn piece_finished(
+        &mut self,
+        now: Moment,
+        peer: &PeerId,
+        piece: PieceNumber,
+        parent: Option<&PeerId>,
+        digest: PieceDigest,
+    ) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        let task = state.task;
+        let geometry = self.tasks.get(&task).and_then(|task| task.geometry);
+        if state.stranger || geometry.is_some_and(|geometry| geometry.piece(piece.0).is_none()) {
+            self.source_heard(now, peer);
+            return;
+        }
+        let first = state.pieces.is_empty();
+        state.pieces.insert(piece);
+        let vouches = state.extended && parent.is_none() && geometry.is_some();
+        if vouches {
+            let leased = self.has_lease(peer);
+            self.vouch(now, &task, piece, digest.blake3, leased);
+        } else {
+            self.note_unproven(&task, piece);
+        }
+        if parent.is_none() {
+            self.source_heard(now, peer);
+        }
+        // Only now: whoever is woken by it is told of the proof first.
+        if first {
+            self.reindex(peer);
+        }
+    }
+
+    fn piece_failed(&mut self, now: Moment, peer: &PeerId, piece: PieceNumber, parent: &PeerId, fault: PieceFault) {
+        let most = self.config.max_failed;
+        let max_accused = self.config.max_accused;
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        // What is said of a parent that was never offered hurts nobody.
+        let was_offered = state.parents.contains(parent);
+        let (task, by) = (state.task, state.host.clone());
+        if fault == PieceFault::Missing {
+            if was_offered {
+                self.piece_missing(parent, piece);
+            }
+            return;
+        }
+        state.remember_failure(parent.clone(), most);
+        let Some(host) = self.peers.get(parent).map(|parent| parent.host.clone()) else { return };
+        self.unlink(parent, peer);
+        if was_offered && fault == PieceFault::Bad {
+            let Some(state) = self.peers.get_mut(peer) else { return };
+            if state.accused.len() < max_accused || state.accused.contains(&host) {
+                state.accused.insert(host.clone());
+                self.accused(now, &host, &by, &task);
+            }
+        } else if was_offered {
+            self.missed(&host, &by);
+        }
+        if self.peers.get(peer).is_some_and(|peer| peer.is_idle() && peer.ticket.is_none()) {
+            self.place(now, peer);
+        }
+    }
+
+    /// A parent does not have what it was thought to have. One that still talks says itself what it has.
+    fn piece_missing(&mut self, parent: &PeerId, piece: PieceNumber) {
+        if let Some(state) = self.peers.get_mut(parent).filter(|parent| !parent.open) {
+            state.pieces.remove(piece);
+            self.reindex(parent);
+        }
+    }
+
+    fn reschedule(&mut self, now: Moment, peer: &PeerId, failed: Vec<PeerId>) {
+        let (most, plain_answers) = (self.config.max_failed, self.config.plain_answers);
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        state.asked = true;
+        state.source_spent = false;
+        for parent in failed.into_iter().take(most) {
+            state.remember_failure(parent, most);
+        }
+        let useless: Vec<PeerId> =
+            state.parents.iter().filter(|id| state.failed.contains(*id) || !state.extended).cloned().collect();
+        for parent in useless {
+            self.unlink(&parent, peer);
+        }
+        let Some(state) = self.peers.get(peer) else { return };
+        if !state.extended && state.answers + 1 >= plain_answers {
+            return self.last_answer(now, peer);
+        }
+        if state.sourcing.is_some() {
+            return;
+        }
+        if state.parents.is_empty() {
+            return self.place(now, peer);
+        }
+        self.offer_others(now, peer);
+    }
+
+    /// A peer with parents that it does not call failed wants others.
+    fn offer_others(&mut self, now: Moment, peer: &PeerId) {
+        let Some(state) = self.peers.get(peer) else { return };
+        let (kept, offered_at) = (state.parents.len(), state.offered_at);
+        let fed = self.tasks.get(&state.task).is_some_and(|task| task.is_fed());
+        let forbidden = state.wish == SourceWish::Forbidden;
+        let room = self.config.max_parents.saturating_sub(kept).max(1);
+        match self.choose(peer, room) {
+            Choice::Offers(offers) => {
+                // A full hand of parents that are of no use gives way.
+                if kept >= self.config.max_parents {
+                    self.unlink_parents(peer);
+                }
+                self.offer(now, peer, offers);
+            }
+            _ if now.since(offered_at) < CROSSED => self.offer(now, peer, Vec::new()),
+            Choice::Nobody if !fed && !forbidden => self.feed_from(now, peer),
+            _ => self.improve_later(now, peer, self.config.improve_interval),
+        }
+    }
+
+    /// A peer of the plain protocol reads no further answer after this one.
+    fn last_answer(&mut self, now: Moment, peer: &PeerId) {
+        let Some(state) = self.peers.get(peer) else { return };
+        if state.answers >= self.config.plain_answers {
+            self.failed(peer);
+        } else if state.wish == SourceWish::Forbidden {
+            self.place(now, peer);
+        } else {
+            self.grant(now, peer);
+        }
+    }
+
+    fn source_failed(&mut self, now: Moment, peer: &PeerId) {
+        self.lose_source(peer);
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.source_spent = true;
+        }
+        if self.peers.get(peer).is_some_and(Peer::is_idle) {
+            self.place(now, peer);
+        }
+    }
+
+    fn finished(&mut self, peer: &PeerId) {
+        self.fact(Fact::Finished);
+        self.output(Output::End(peer.clone()));
+        self.release_source(peer);
+        self.leave_queue(peer);
+        self.become_root(peer);
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        state.open = false;
+        let task = state.task;
+        let empty = state.pieces.is_empty();
+        if let Some(task) = self.tasks.get_mut(&task) {
+            task.open -= 1;
+        }
+        if empty {
+            self.remove_peer(peer);
+        }
+    }
+
+    fn failed(&mut self, peer: &PeerId) {
+        self.output(Output::End(peer.clone()));
+        self.peer_gone_from(peer);
+    }
+
+    /// A peer's conversation broke off: who knows whether it is still there. It says so by registering again.
+    pub(crate) fn peer_gone(&mut self, peer: &PeerId) {
+        if self.peers.get(peer).is_some_and(|peer| peer.open) {
+            self.peer_gone_from(peer);
+        }
+    }
+
+    fn peer_gone_from(&mut self, peer: &PeerId) {
+        self.fact(Fact::Failed);
+        self.lose_source(peer);
+        self.remove_peer(peer);
+    }
+}

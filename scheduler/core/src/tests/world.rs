@@ -1,0 +1,280 @@
+//! A few hosts and one task to play with, and the machine's invariants by brute force.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use damselfly_core::swarm::{Answer, Held, Holding, HostInfo, Origin, PieceFault, Registration, Report, SourceWish};
+use damselfly_core::{Geometry, HostId, Moment, PeerId, PieceDigest, PieceNumber, TaskId};
+
+use crate::{Config, Core, Event, Fact, Output};
+
+pub(super) const PIECES: u32 = 8;
+
+pub(super) fn task() -> TaskId {
+    TaskId::from_bytes([7; 32])
+}
+
+pub(super) fn geometry() -> Geometry {
+    Geometry::new(u64::from(PIECES) * 10, 10).unwrap()
+}
+
+pub(super) fn peer(name: &str) -> PeerId {
+    PeerId::from(format!("peer-{name}"))
+}
+
+pub(super) fn host(name: &str) -> HostId {
+    HostId::from(name)
+}
+
+pub(super) fn digest(piece: u32) -> PieceDigest {
+    PieceDigest::of(&piece.to_le_bytes())
+}
+
+pub(super) fn host_info(name: &str) -> HostInfo {
+    HostInfo {
+        id: host(name),
+        seed: name.starts_with("seed"),
+        hostname: name.to_owned(),
+        ip: [127, 0, 0, 1].into(),
+        rpc_port: 4000,
+        data_port: 4005,
+        upload_slots: 3,
+        idc: String::new(),
+        location: String::new(),
+    }
+}
+
+pub(super) fn registration(name: &str) -> Registration {
+    Registration {
+        host: host(name),
+        task: task(),
+        peer: peer(name),
+        origin: Origin { url: "http://origin/file".into(), ..Origin::default() },
+        geometry: None,
+        held: None,
+        source: SourceWish::Allowed,
+        extended: true,
+    }
+}
+
+pub(super) fn held(pieces: impl IntoIterator<Item = u32>) -> Held {
+    let pieces = pieces.into_iter().map(|piece| (PieceNumber(piece), digest(piece).blake3)).collect();
+    Held { geometry: geometry(), pieces }
+}
+
+/// What a peer was told, in a form that reads well in a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Wait,
+    Empty,
+    Source,
+    /// Names of the parents' hosts.
+    Parents(Vec<String>, bool),
+    Proofs(Vec<u32>),
+    End,
+}
+
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) now: Moment,
+    pub(super) facts: Vec<Fact>,
+    pub(super) triggered: Vec<HostId>,
+}
+
+impl World {
+    pub(super) fn new(config: Config) -> Self {
+        let core = Core::new(config, 1);
+        Self { core, now: Moment::START, facts: Vec::new(), triggered: Vec::new() }
+    }
+
+    pub(super) fn with_hosts(names: &[&str]) -> Self {
+        let mut world = Self::new(Config::default());
+        for name in names {
+            world.announce(host_info(name));
+        }
+        world
+    }
+
+    pub(super) fn announce(&mut self, info: HostInfo) -> Vec<(String, Told)> {
+        self.event(Event::HostAnnounced(info))
+    }
+
+    pub(super) fn event(&mut self, event: Event) -> Vec<(String, Told)> {
+        self.core.handle(self.now, event);
+        let told = self.drain();
+        check(&self.core);
+        told
+    }
+
+    fn drain(&mut self) -> Vec<(String, Told)> {
+        let mut told = Vec::new();
+        while let Some(output) = self.core.poll() {
+            let (peer, what) = match output {
+                Output::Fact(fact) => {
+                    self.facts.push(fact);
+                    continue;
+                }
+                Output::TriggerSeed { host, .. } => {
+                    self.triggered.push(host.id);
+                    continue;
+                }
+                Output::End(peer) => (peer, Told::End),
+                Output::Answer(peer, answer) => (peer, tell(answer)),
+            };
+            told.push((peer.as_str().trim_start_matches("peer-").to_owned(), what));
+        }
+        told
+    }
+
+    pub(super) fn register(&mut self, name: &str) -> Vec<(String, Told)> {
+        self.event(Event::Register(registration(name)))
+    }
+
+    pub(super) fn register_as(&mut self, name: &str, source: SourceWish, extended: bool) -> Vec<(String, Told)> {
+        self.event(Event::Register(Registration { source, extended, ..registration(name) }))
+    }
+
+    pub(super) fn report(&mut self, name: &str, report: Report) -> Vec<(String, Told)> {
+        self.event(Event::Report(peer(name), report))
+    }
+
+    /// A piece from the source, or from a parent.
+    pub(super) fn piece(&mut self, name: &str, piece: u32, parent: Option<&str>) -> Vec<(String, Told)> {
+        let parent = parent.map(self::peer);
+        self.report(name, Report::PieceFinished { piece: PieceNumber(piece), parent, digest: digest(piece) })
+    }
+
+    pub(super) fn opened(&mut self, name: &str) -> Vec<(String, Told)> {
+        self.report(name, Report::SourceOpened(geometry()))
+    }
+
+    pub(super) fn piece_failed(&mut self, name: &str, parent: &str, fault: PieceFault) -> Vec<(String, Told)> {
+        self.report(name, Report::PieceFailed { piece: PieceNumber(0), parent: self::peer(parent), fault })
+    }
+
+    pub(super) fn reschedule(&mut self, name: &str, failed: &[&str]) -> Vec<(String, Told)> {
+        self.report(name, Report::Reschedule { failed: failed.iter().map(|name| self::peer(name)).collect() })
+    }
+
+    pub(super) fn holds(&mut self, name: &str, pieces: impl IntoIterator<Item = u32>) -> Vec<(String, Told)> {
+        let origin = registration(name).origin;
+        let holding = Holding { task: task(), peer: peer(name), origin, held: held(pieces) };
+        self.event(Event::Held(host(name), holding))
+    }
+
+    /// Lets time pass, waking the machine whenever it wants.
+    pub(super) fn pass(&mut self, time: Duration) -> Vec<(String, Told)> {
+        let end = self.now + time;
+        let mut told = Vec::new();
+        while let Some(at) = self.core.deadline().filter(|at| *at <= end) {
+            assert!(at > self.now || self.now == Moment::START, "a deadline that has passed");
+            self.now = at;
+            told.extend(self.event(Event::Timer));
+        }
+        self.now = end;
+        told
+    }
+}
+
+fn tell(answer: Answer) -> Told {
+    match answer {
+        Answer::Wait => Told::Wait,
+        Answer::Empty => Told::Empty,
+        Answer::GoToSource => Told::Source,
+        Answer::Parents { offers, proven, .. } => {
+            Told::Parents(offers.iter().map(|offer| offer.host.to_string()).collect(), proven)
+        }
+        Answer::Proofs(proofs) => Told::Proofs(proofs.iter().map(|(piece, _)| piece.0).collect()),
+    }
+}
+
+pub(super) fn parents(names: &[&str]) -> Told {
+    Told::Parents(names.iter().map(|name| (*name).to_owned()).collect(), true)
+}
+
+pub(super) fn told(name: &str, what: Told) -> (String, Told) {
+    (name.to_owned(), what)
+}
+
+/// Everything that always holds.
+pub(super) fn check(core: &Core) {
+    for (id, peer) in &core.peers {
+        let doing = [peer.ticket.is_some(), peer.sourcing.is_some(), !peer.parents.is_empty()];
+        assert!(doing.iter().filter(|does| **does).count() <= 1, "{id} does two things at once: {peer:?}");
+        assert!(peer.open || doing == [false; 3], "{id} is done and does something");
+        assert!(!peer.is_idle() || peer.ticket.is_some() || told_empty(core, &peer.task), "{id} was left alone");
+        assert!(!peer.parents.contains(id));
+        for parent in &peer.parents {
+            let parent = &core.peers[parent];
+            assert!(parent.children.contains(id) && parent.order < peer.order, "{id} has a wrong edge");
+            assert_ne!(parent.host, peer.host);
+        }
+        for child in &peer.children {
+            assert!(core.peers[child].parents.contains(id));
+        }
+        assert!(!core.descendants(id).contains(id), "{id} is its own ancestor");
+        assert!(core.hosts[&peer.host].peers.contains(id) && core.tasks[&peer.task].peers.contains(id));
+        assert!(peer.extended || peer.answers <= core.config.plain_answers);
+        assert!(peer.failed.len() <= core.config.max_failed && peer.failed.len() == peer.failures.len());
+    }
+    for (id, host) in &core.hosts {
+        let children: usize = host.peers.iter().map(|peer| core.peers[peer].children.len()).sum();
+        assert_eq!(host.children as usize, children, "{id} counts its children");
+    }
+    check_bounds(core);
+    for id in core.tasks.keys() {
+        check_task(core, id);
+    }
+}
+
+fn told_empty(core: &Core, task: &TaskId) -> bool {
+    core.tasks[task].geometry.is_some_and(|geometry| geometry.count() == 0)
+}
+
+fn check_bounds(core: &Core) {
+    assert!(core.tasks.len() <= core.config.max_tasks && core.tasks.len() == core.tasks_by_age.len());
+    assert!(core.peers.len() <= core.config.max_peers);
+    assert!(core.hosts_by_age.len() <= core.config.max_hosts);
+    assert!(core.hosts.values().all(|host| !host.is_unneeded()));
+}
+
+fn check_task(core: &Core, id: &TaskId) {
+    let task = &core.tasks[id];
+    assert!(!task.peers.is_empty());
+    assert_eq!(task.open, task.peers.iter().filter(|peer| core.peers[*peer].open).count());
+    if let Some(lease) = &task.lease {
+        assert!(core.peers[&lease.peer].sourcing.is_some() && task.sourcing.contains(&lease.peer));
+    }
+    let holders: BTreeSet<_> = task.peers.iter().filter(|peer| offerable(core, peer)).collect();
+    let has_slot = |peer: &&&PeerId| {
+        let host = &core.hosts[&core.peers[**peer].host];
+        host.children < host.info.as_ref().unwrap().upload_slots
+    };
+    assert_eq!(holders.len(), task.holders.len());
+    assert_eq!(holders.iter().filter(has_slot).count(), task.holders.free_len());
+    for waiting in task.waiting.values() {
+        let child = &core.peers[waiting];
+        let descendants = core.descendants(waiting);
+        let usable: Vec<_> = holders
+            .iter()
+            .filter(|id| {
+                !child.stranger
+                    && !child.failed.contains(**id)
+                    && core.peers[**id].host != child.host
+                    && !descendants.contains(**id)
+            })
+            .collect();
+        assert!(!usable.iter().any(|id| has_slot(id)), "{waiting} waits and could be served");
+        let may = child.wish != SourceWish::Forbidden && !child.source_spent;
+        assert!(task.is_fed() || !usable.is_empty() || !may, "{waiting} waits for nobody");
+    }
+}
+
+fn offerable(core: &Core, peer: &PeerId) -> bool {
+    let peer = &core.peers[peer];
+    let host = &core.hosts[&peer.host];
+    !peer.pieces.is_empty()
+        && !peer.stranger
+        && host.offered().is_some_and(|info| info.upload_slots > 0)
+        && !core.tasks[&peer.task].isolated.contains_key(&peer.host)
+}

@@ -1,0 +1,152 @@
+//! What the machine knows, for people and for other programs to look at.
+
+use damselfly_core::swarm::{HostInfo, Origin};
+use damselfly_core::{Geometry, HostId, PeerId, TaskId};
+
+use crate::machine::Core;
+
+/// How much is known, and what peers do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tasks.
+    pub tasks: usize,
+    /// Announced hosts.
+    pub hosts: usize,
+    /// Announced hosts that are seeds.
+    pub seeds: usize,
+    /// Hosts that are not offered for any task because they served wrong bytes.
+    pub isolated: usize,
+    /// Peers, of whatever state.
+    pub peers: usize,
+    /// Peers that wait.
+    pub waiting: usize,
+    /// Peers that have parents.
+    pub fetching: usize,
+    /// Peers that read the source.
+    pub sourcing: usize,
+}
+
+/// One task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskView {
+    /// Its id.
+    pub id: TaskId,
+    /// Where its content comes from.
+    pub origin: Origin,
+    /// How it is cut, if known.
+    pub geometry: Option<Geometry>,
+    /// Who has the lease.
+    pub lease: Option<PeerId>,
+    /// Which seed was asked and has not come yet.
+    pub seed: Option<HostId>,
+    /// How many pieces are vouched for.
+    pub proofs: usize,
+    /// Peers with something to give.
+    pub holders: usize,
+    /// Its peers.
+    pub peers: Vec<PeerView>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its id.
+    pub id: PeerId,
+    /// Its host.
+    pub host: HostId,
+    /// What it does: `waiting`, `fetching`, `source`, `silent` (a plain peer that has not asked) or `done`.
+    pub state: &'static str,
+    /// How many pieces it has.
+    pub pieces: u32,
+    /// Its parents.
+    pub parents: Vec<PeerId>,
+    /// How many children it has.
+    pub children: usize,
+}
+
+/// One announced host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostView {
+    /// What it said of itself.
+    pub info: HostInfo,
+    /// How many peers of it are known.
+    pub peers: usize,
+    /// Upload slots in use.
+    pub children: u32,
+    /// Whether it is not offered because it served wrong bytes.
+    pub isolated: bool,
+    /// Whether it is not offered because it could not be reached.
+    pub silent: bool,
+}
+
+impl Core {
+    /// How much is known.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            tasks: self.tasks.len(),
+            hosts: self.hosts_by_age.len(),
+            seeds: self.seeds.len(),
+            isolated: self.hosts.values().filter(|host| host.isolated.is_some()).count(),
+            peers: self.peers.len(),
+            ..Counts::default()
+        };
+        for peer in self.peers.values().filter(|peer| peer.open) {
+            counts.waiting += usize::from(peer.ticket.is_some());
+            counts.fetching += usize::from(!peer.parents.is_empty());
+            counts.sourcing += usize::from(peer.sourcing.is_some());
+        }
+        counts
+    }
+
+    /// All tasks, in the order of their ids.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskView> + '_ {
+        self.tasks.keys().filter_map(|id| self.task(id))
+    }
+
+    /// One task.
+    pub fn task(&self, id: &TaskId) -> Option<TaskView> {
+        let task = self.tasks.get(id)?;
+        Some(TaskView {
+            id: *id,
+            origin: task.origin.clone(),
+            geometry: task.geometry,
+            lease: task.lease.as_ref().map(|lease| lease.peer.clone()),
+            seed: task.seed.as_ref().map(|seed| seed.host.clone()),
+            proofs: task.proofs.len(),
+            holders: task.holders.len(),
+            peers: task.peers.iter().filter_map(|peer| self.peer(peer)).collect(),
+        })
+    }
+
+    fn peer(&self, id: &PeerId) -> Option<PeerView> {
+        let peer = self.peers.get(id)?;
+        let state = match peer {
+            peer if !peer.open => "done",
+            peer if peer.sourcing.is_some() => "source",
+            peer if !peer.parents.is_empty() => "fetching",
+            peer if peer.ticket.is_some() => "waiting",
+            _ => "silent",
+        };
+        Some(PeerView {
+            id: id.clone(),
+            host: peer.host.clone(),
+            state,
+            pieces: peer.pieces.len(),
+            parents: peer.parents.iter().cloned().collect(),
+            children: peer.children.len(),
+        })
+    }
+
+    /// All announced hosts, in the order of their ids.
+    pub fn hosts(&self) -> impl Iterator<Item = HostView> + '_ {
+        self.hosts.values().filter_map(|host| {
+            Some(HostView {
+                info: host.info.clone()?,
+                peers: host.peers.len(),
+                children: host.children,
+                isolated: host.isolated.is_some(),
+                silent: host.silent,
+            })
+        })
+    }
+}
