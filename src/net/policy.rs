@@ -1,0 +1,244 @@
+//! Which destinations a client may make us connect to. Pure.
+//!
+//! **An address is checked, never only a name**: a name may resolve to anything. Addresses of machines' metadata
+//! services, and those that are no single host, are denied unless an `allow` pattern names them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use super::error::ConfigError;
+
+/// Where nobody is sent by default: "this" host, link-local (the clouds' metadata services), multicast, broadcast.
+const DENIED: [&str; 9] = [
+    "0.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/128",
+    "fe80::/10",
+    "ff00::/8",
+    "fd00:ec2::254/128",
+    "100.100.100.200/32",
+];
+
+/// One entry of an `allow`, `deny` or `intercept` list: `HOST[:PORT]`, `*.HOST[:PORT]`, `IP[:PORT]`, `[IP]:PORT` or
+/// `IP/BITS`. `*` alone is every host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    host: Host,
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Any,
+    Name(String),
+    /// Everything below a name; with the dot in front.
+    Below(String),
+    Network(IpNet),
+}
+
+impl Pattern {
+    /// Whether the host as it was named, `host:port`, is meant. Networks match IP literals.
+    pub fn names(&self, host: &str, port: u16) -> bool {
+        let host = bare(host);
+        self.port.is_none_or(|own| own == port)
+            && match &self.host {
+                Host::Any => true,
+                Host::Name(name) => name.eq_ignore_ascii_case(host),
+                Host::Below(suffix) => {
+                    host.len() > suffix.len()
+                        && host.is_char_boundary(host.len() - suffix.len())
+                        && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
+                }
+                Host::Network(net) => host.parse::<IpAddr>().is_ok_and(|ip| net.contains(&ip.to_canonical())),
+            }
+    }
+
+    /// Whether the address is in the pattern's network.
+    pub fn contains(&self, address: SocketAddr) -> bool {
+        self.port.is_none_or(|own| own == address.port())
+            && matches!(&self.host, Host::Network(net) if net.contains(&address.ip()))
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fail = |why| ConfigError::Pattern { text: text.into(), why };
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self { host: Host::Network(net.trunc()), port: None });
+        }
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self { host: Host::Network(IpNet::from(ip.to_canonical())), port: None });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port.parse::<u16>().map_err(|_| fail("the port is not a number"))?)),
+            None => (text, None),
+        };
+        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(Self { host: Host::Network(IpNet::from(ip.to_canonical())), port });
+        }
+        let host = match host.strip_prefix("*.") {
+            _ if host == "*" => Host::Any,
+            Some(name) if is_name(name) => Host::Below(format!(".{name}")),
+            None if is_name(host) => Host::Name(bare(host).to_ascii_lowercase()),
+            _ => return Err(fail("a name has letters, digits, dots, hyphens and underscores only")),
+        };
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Any => f.write_str("*")?,
+            Host::Name(name) => f.write_str(name)?,
+            Host::Below(suffix) => write!(f, "*{suffix}")?,
+            Host::Network(net) => write!(f, "{net}")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+}
+
+/// A host without an IPv6 literal's brackets and a name's final dot.
+pub(super) fn bare(host: &str) -> &str {
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+/// Which destinations are open; by default all but the built-in denials.
+#[derive(Clone, Debug, Default)]
+pub struct DestinationPolicy {
+    allow: Vec<Pattern>,
+    deny: Vec<Pattern>,
+}
+
+impl DestinationPolicy {
+    /// What `allow` names is open, whatever `deny` and the built-in list say of it.
+    pub const fn new(allow: Vec<Pattern>, deny: Vec<Pattern>) -> Self {
+        Self { allow, deny }
+    }
+
+    /// Whether a client that named `host` may be connected to `address`, one of its addresses.
+    ///
+    /// # Errors
+    /// It may not; the text says why.
+    pub fn check(&self, host: &str, address: SocketAddr) -> Result<(), String> {
+        let address = SocketAddr::new(real(address.ip()), address.port());
+        let meant = |pattern: &&Pattern| pattern.names(host, address.port()) || pattern.contains(address);
+        if self.allow.iter().any(|pattern| meant(&pattern)) {
+            return Ok(());
+        }
+        if let Some(pattern) = self.deny.iter().find(meant) {
+            return Err(format!("it is denied as {pattern}"));
+        }
+        // The texts are constants which a test parses.
+        let network = DENIED.iter().find(|net| net.parse::<IpNet>().is_ok_and(|net| net.contains(&address.ip())));
+        network.map_or(Ok(()), |network| Err(format!("it is denied by default as {network}")))
+    }
+}
+
+/// The IPv4 address inside a mapped (::ffff:0:0/96) or translated (64:ff9b::/96) IPv6 address, else the address.
+fn real(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => IpAddr::V4(low(v6)),
+        ip => ip,
+    }
+}
+
+fn low(v6: Ipv6Addr) -> Ipv4Addr {
+    let [.., a, b, c, d] = v6.octets();
+    Ipv4Addr::new(a, b, c, d)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_default_denials_are_networks() {
+        for text in DENIED {
+            assert!(text.parse::<IpNet>().is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_judged_whatever_they_are_written_as() {
+        for (address, open) in [
+            ("127.0.0.1:80", true),
+            ("10.0.0.1:443", true),
+            ("[2001:db8::1]:443", true),
+            ("169.254.169.254:80", false),
+            ("[::ffff:169.254.169.254]:80", false),
+            ("[64:ff9b::a9fe:a9fe]:80", false),
+            ("[fe80::1]:80", false),
+            ("[fd00:ec2::254]:80", false),
+            ("[fd00:ec2::253]:80", true),
+            ("0.0.0.0:80", false),
+            ("[::]:80", false),
+            ("[::1]:80", true),
+            ("224.0.0.1:80", false),
+            ("[ff02::1]:80", false),
+            ("255.255.255.255:80", false),
+            ("100.100.100.200:80", false),
+        ] {
+            let verdict = DestinationPolicy::default().check("a.example", address.parse().unwrap());
+            assert_eq!(verdict.is_ok(), open, "{address} {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn allow_wins_over_deny_and_over_the_default() {
+        let policy = DestinationPolicy::new(
+            patterns(&["169.254.169.254:80", "good.corp.example"]),
+            patterns(&["*.corp.example", "10.0.0.0/8", "mail.example:25"]),
+        );
+        for (host, address, open) in [
+            ("x", "169.254.169.254:80", true),
+            ("x", "169.254.169.254:81", false),
+            ("good.corp.example", "10.1.2.3:443", true),
+            ("GOOD.corp.example.", "10.1.2.3:443", true),
+            ("bad.Corp.example", "192.0.2.1:443", false),
+            ("corp.example", "192.0.2.1:443", true),
+            ("x", "10.1.2.3:443", false),
+            ("10.1.2.3", "10.1.2.3:443", false),
+            ("mail.example", "192.0.2.1:25", false),
+            ("mail.example", "192.0.2.1:443", true),
+        ] {
+            let verdict = policy.check(host, address.parse().unwrap());
+            assert_eq!(verdict.is_ok(), open, "{host} {address} {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_read_and_written() {
+        for (text, written) in [
+            ("Example.com", "example.com"),
+            ("*.example.com:443", "*.example.com:443"),
+            ("*", "*"),
+            ("*:8443", "*:8443"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3:5000", "10.1.2.3/32:5000"),
+            ("[::1]:443", "::1/128:443"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(text.parse::<Pattern>().unwrap().to_string(), written, "{text}");
+        }
+        for text in ["", "http://x", "a b", "x:y", "a*.b", "user@host", "x:70000", "*.", "host/path"] {
+            assert!(text.parse::<Pattern>().is_err(), "{text}");
+        }
+    }
+}
