@@ -6,6 +6,7 @@ mod dfget;
 mod faults;
 mod harness;
 mod https;
+mod lies;
 mod mirror;
 mod origin_itself;
 mod pull;
