@@ -60,6 +60,9 @@ pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// The header of a scheduler's answer to `AnnouncePeer` that says that it knows our extensions.
 const EXTENSIONS: &str = "damselfly-extensions";
 
+/// The header of our scheduler's answer to `AnnounceHost` that tells one run of it from the next.
+const RUN: &str = "damselfly-run";
+
 /// A message that makes no sense, or more of it than we take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -88,6 +91,17 @@ pub fn mark_extended(headers: &mut MetadataMap) {
 /// Whether the headers of an `AnnouncePeer` answer say that the scheduler knows our extensions.
 pub fn is_extended(headers: &MetadataMap) -> bool {
     headers.get(EXTENSIONS).is_some_and(|value| value.as_bytes() == b"1")
+}
+
+/// Names this run of the scheduler in the headers of an `AnnounceHost` answer. A host that sees another run than before
+/// announces again what it holds, because a scheduler that starts knows nothing.
+pub fn mark_run(headers: &mut MetadataMap, run: u64) {
+    headers.insert(RUN, MetadataValue::from(run));
+}
+
+/// Which run of the scheduler answered `AnnounceHost`, if it says.
+pub fn run_of(headers: &MetadataMap) -> Option<u64> {
+    headers.get(RUN)?.to_str().ok()?.parse().ok()
 }
 
 fn bounded(text: String, most: usize, field: &'static str) -> Result<String, WireError> {

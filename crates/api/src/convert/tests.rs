@@ -369,4 +369,7 @@ fn a_scheduler_says_that_it_knows_our_extensions() {
     assert!(!is_extended(&headers));
     mark_extended(&mut headers);
     assert!(is_extended(&headers));
+    assert_eq!(run_of(&headers), None);
+    mark_run(&mut headers, 7);
+    assert_eq!(run_of(&headers), Some(7));
 }
