@@ -14,6 +14,9 @@ pub struct Config {
     pub pieces_per_parent: u32,
     /// How many pieces ahead of a reader are fetched before the rest of the content.
     pub window: u32,
+    /// How often at most the very next piece of a reader is preferred to others of its window. Less means a steadier
+    /// stream for it; more means that hosts of a crowd fetch different pieces, and all are done earlier.
+    pub urgent_interval: Duration,
     /// How long the scheduler may take for its first answer before the source is asked without it.
     pub scheduler_grace: Duration,
     /// How long a reader waits for its first byte while the scheduler says "wait".
@@ -53,6 +56,7 @@ impl Default for Config {
             concurrent_pieces: 8,
             pieces_per_parent: 4,
             window: 16,
+            urgent_interval: Duration::from_millis(500),
             scheduler_grace: Duration::from_secs(1),
             first_byte_budget: Duration::from_secs(10),
             wanted_grace: Duration::from_secs(1),

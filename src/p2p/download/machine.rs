@@ -30,6 +30,8 @@ pub struct Download {
     /// Since when nothing came from anyone.
     pub(super) quiet: Moment,
     pub(super) was_busy: bool,
+    /// When a reader's next piece may be preferred again.
+    pub(super) urgent: Moment,
     pub(super) started: Moment,
     /// Whether a kept piece came from a parent.
     from_parents: bool,
@@ -55,6 +57,7 @@ impl Download {
             link: Link::new(scheduler, jitter),
             quiet: now,
             was_busy: false,
+            urgent: now,
             started: now,
             from_parents: false,
             alone: false,
@@ -113,11 +116,7 @@ impl Download {
                 self.readers.want(reader, wish, self.geometry());
                 self.want();
             }
-            Event::ReaderAt { reader, offset } => {
-                if self.readers.moved(reader, offset, self.pieces.as_ref()) {
-                    self.want();
-                }
-            }
+            Event::ReaderAt { reader, offset } => self.readers.moved(reader, offset, self.geometry()),
             Event::ReaderGone { reader } => {
                 if self.readers.remove(reader) {
                     self.want();

@@ -110,7 +110,7 @@ impl Download {
 
     /// Fetches as much from parents as the limits allow.
     fn fetch_from_parents(&mut self, now: Moment) {
-        while let Some(piece) = self.choose() {
+        while let Some(piece) = self.choose(now) {
             let (Some(peer), Some(pieces)) = (self.parents.best_for(piece, &mut self.rng), &mut self.pieces) else {
                 return;
             };
@@ -122,10 +122,10 @@ impl Download {
         }
     }
 
-    /// The next piece to fetch from a parent: the one that a reader waits for; else the rarest of those that readers
-    /// want soon; else the rarest of all. Among equally rare ones any: in a crowd, hosts that want the same pieces
-    /// fetch different ones first, and have something to give each other.
-    fn choose(&mut self) -> Option<PieceNumber> {
+    /// The next piece to fetch from a parent: now and then the one that a reader waits for; else the rarest of those that
+    /// readers want soon; else the rarest of all. Among equally rare ones any: in a crowd, hosts that want the same
+    /// pieces fetch different ones first, and have something to give each other.
+    fn choose(&mut self, now: Moment) -> Option<PieceNumber> {
         let pieces = self.pieces.as_ref()?;
         let room = pieces.fetches.len() < self.config.concurrent_pieces as usize;
         if !room || pieces.ready().is_empty() || !self.parents.any_free() {
@@ -133,8 +133,10 @@ impl Download {
         }
         let can = |piece: PieceNumber| pieces.is_ready(piece) && self.parents.any_free_with(piece);
         let windows: Vec<_> = self.readers.windows(pieces, self.config.window).collect();
-        let next = windows.iter().map(|window| PieceNumber(window.start));
-        if let Some(next) = next.into_iter().find(|&piece| can(piece)) {
+        if self.urgent <= now
+            && let Some(next) = windows.iter().map(|window| PieceNumber(window.start)).find(|&piece| can(piece))
+        {
+            self.urgent = now + self.config.urgent_interval;
             return Some(next);
         }
         let rng = &mut self.rng;

@@ -42,16 +42,13 @@ impl Readers {
         self.whole = whole;
     }
 
-    /// A reader has moved. Says whether it stepped over pieces that are not here, and so needs them no more.
-    pub(super) fn moved(&mut self, id: ReaderId, offset: u64, pieces: Option<&Pieces>) -> bool {
-        let (Some(reader), Some(pieces)) = (self.readers.get_mut(&id), pieces) else { return false };
-        let geometry = pieces.geometry();
-        let before = reader.cursor;
+    /// A reader has moved. It still needs all of its range: what it has got may be a piece that is not finished yet.
+    pub(super) fn moved(&mut self, id: ReaderId, offset: u64, geometry: Option<Geometry>) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
         reader.at = offset;
-        if let Some((first, end)) = reader.span(geometry) {
-            reader.cursor = before.max(first).min(end);
+        if let Some(at) = geometry.and_then(|geometry| geometry.piece_at(offset)) {
+            reader.cursor = reader.cursor.max(at.0).min(reader.end);
         }
-        (before..reader.cursor).any(|number| pieces.state(PieceNumber(number)) != Some(State::Have))
     }
 
     /// Forgets a reader; says whether it was there.
@@ -107,7 +104,9 @@ impl Readers {
 
 impl Reader {
     fn resolve(&mut self, geometry: Geometry) {
-        (self.cursor, self.end) = self.span(geometry).unwrap_or((0, 0));
+        let (first, end) = self.span(geometry).unwrap_or((0, 0));
+        let at = geometry.piece_at(self.at).map_or(first, |at| at.0);
+        (self.cursor, self.end) = (first.max(at).min(end), end);
     }
 
     /// The first piece that it wants, and the one behind its last.
@@ -116,7 +115,6 @@ impl Reader {
         let mut pieces = geometry.covering(range);
         let first = pieces.next()?.0;
         let end = pieces.next_back().map_or(first, |last| last.0) + 1;
-        let at = geometry.piece_at(self.at).map_or(geometry.count(), |piece| piece.0);
-        Some((first.max(at).min(end), end))
+        Some((first, end))
     }
 }
