@@ -1,1 +1,12 @@
-//! Damselfly.
+//! The scheduler around its pure machine: a driver that owns the machine, the gRPC service that daemons talk to, the
+//! HTTP that people look at, and the configuration of both.
+//!
+//! A daemon embeds the [`driver`] alone ([`Handle`]) and talks to it without a wire. The binary `scheduler` puts the
+//! service and the HTTP in front of it.
+
+pub mod driver;
+
+pub use damselfly_scheduler_core as core;
+pub use driver::{
+    Clock, Config, Handle, NoSeeds, SeedRequest, SeedTrigger, SinceStart, Stopped, TriggerError, Triggered,
+};

@@ -108,7 +108,7 @@ impl Core {
         let Some(child) = self.peers.get(peer) else { return Choice::Nobody };
         let behind = |id: &PeerId| child.children.is_empty() || self.order(id) < child.order;
         let choice = self.choose_among(child, most, &behind);
-        if choice != Choice::Nobody || child.children.is_empty() {
+        if matches!(choice, Choice::Offers(_)) || child.children.is_empty() {
             return choice;
         }
         // None of smaller order: whoever is not a descendant closes no cycle either.

@@ -14,9 +14,15 @@ use crate::task::Proof;
 /// The most proofs in one answer: about 150 KB on the wire.
 const PROOFS_PER_ANSWER: usize = 4096;
 
+/// What stands for a hash that was not said.
+const UNSAID: Blake3 = Blake3([0; 32]);
+
 impl Core {
     /// An extended peer says what a piece hashes to.
     pub(crate) fn vouch(&mut self, now: Moment, task: &TaskId, piece: PieceNumber, blake3: Blake3, leased: bool) {
+        if blake3 == UNSAID {
+            return self.note_unproven(task, piece);
+        }
         let Some(state) = self.tasks.get_mut(task) else { return };
         match state.proofs.get_mut(&piece) {
             Some(known) if known.blake3 == blake3 => {

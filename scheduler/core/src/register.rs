@@ -5,7 +5,6 @@ use damselfly_core::{Geometry, HostId, Moment, PeerId, TaskId};
 
 use crate::machine::Core;
 use crate::peer::Peer;
-use crate::pieces::Pieces;
 use crate::{Fact, Output};
 
 /// How many of the tasks that were idle longest are looked at for one that can be forgotten.
@@ -99,8 +98,7 @@ impl Core {
         }
         let agrees = self.learn_geometry(&task, &peer, Some(held.geometry));
         if let Some(state) = self.peers.get_mut(&peer).filter(|_| !is_open) {
-            // It says what there is now, not what is new. Only hosts of ours say it.
-            state.pieces = Pieces::default();
+            // Only hosts of ours announce what they hold.
             state.extended = true;
         }
         if agrees {

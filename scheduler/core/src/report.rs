@@ -35,7 +35,7 @@ impl Core {
         let Some(task) = self.peers.get(peer).map(|peer| peer.task) else { return };
         let agrees = self.learn_geometry(&task, peer, Some(geometry));
         self.reindex(peer);
-        self.source_heard(now, peer);
+        self.source_entered(now, peer);
         if agrees && geometry.count() == 0 {
             self.tell_empty(peer);
         }

@@ -61,22 +61,44 @@ impl Core {
         task.and_then(|task| task.lease.as_ref()).is_some_and(|lease| lease.peer == *peer)
     }
 
-    /// A peer got on with the source. One that went there without being sent, since nobody answered it in time, gets
-    /// the lease if that is free.
+    /// A peer got on with the source.
     pub(crate) fn source_heard(&mut self, now: Moment, peer: &PeerId) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        if state.source_spent && state.sourcing.is_none() {
+            // It was thought to be silent and was only slow.
+            return self.source_entered(now, peer);
+        }
+        if state.sourcing.is_none() {
+            return;
+        }
+        state.sourcing = Some(now);
+        let task = state.task;
+        let Some(state) = self.tasks.get_mut(&task) else { return };
+        state.seeds_tried.clear();
+        match &mut state.lease {
+            Some(lease) => lease.progressed |= lease.peer == *peer,
+            None => self.lease_to(now, &task, peer, true),
+        }
+    }
+
+    /// A peer reads from the source. One that went there without being sent, since nobody answered it in time, gets the
+    /// lease if that is free.
+    pub(crate) fn source_entered(&mut self, now: Moment, peer: &PeerId) {
         let Some(state) = self.peers.get_mut(peer) else { return };
         if !state.open || !state.parents.is_empty() {
             return;
         }
         state.sourcing = Some(now);
-        let task = state.task;
+        state.source_spent = false;
+        state.asked = false;
+        let (task, extended) = (state.task, state.extended);
         self.leave_queue(peer);
-        let Some(state) = self.tasks.get_mut(&task) else { return };
-        state.sourcing.insert(peer.clone());
-        state.seeds_tried.clear();
-        match &mut state.lease {
-            Some(lease) => lease.progressed |= lease.peer == *peer,
-            None => self.lease_to(now, &task, peer, true),
+        if let Some(state) = self.tasks.get_mut(&task) {
+            state.sourcing.insert(peer.clone());
+        }
+        self.source_heard(now, peer);
+        if !extended {
+            self.proofs_may_have_ended(&task);
         }
     }
 
