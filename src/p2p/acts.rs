@@ -1,0 +1,337 @@
+//! What the driver does when the machine says so, and how what came of it is put to the machine.
+
+use std::net::SocketAddr;
+
+use damselfly_core::swarm::{Held, Offer, PieceFault, Registration, Report, SourceWish};
+use damselfly_core::{Blake3, ByteRange, Geometry, PeerId, PieceNumber};
+use futures_util::StreamExt as _;
+use http::HeaderMap;
+use tracing::{Instrument as _, debug, warn};
+
+use super::download::{Action, End, Event};
+use super::driver::{Done, Driver, Happened, Word};
+use super::flight::Outcome;
+use super::source::{self, Step, Trouble};
+use super::transport::FetchError;
+use super::verify;
+use crate::storage::{PieceWriter, StoredTask};
+
+/// How many reports may wait for the scheduler besides one a piece.
+const SPARE_REPORTS: usize = 256;
+
+impl Driver {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Register { source } => self.register(source),
+            Action::Report(report) => self.report(report),
+            Action::Follow(offer) => self.follow(offer),
+            Action::Unfollow(parent) => {
+                if let Some(work) = self.follows.remove(&parent) {
+                    work.abort();
+                }
+            }
+            Action::Fetch { parent, piece, proof } => self.fetch(parent, piece, proof),
+            Action::Cancel { parent, piece } => {
+                if let Some(work) = self.fetches.remove(&(parent, piece)) {
+                    work.abort();
+                }
+            }
+            Action::Keep { piece } => self.keep(piece),
+            Action::Discard { piece } => drop(self.arrived.remove(&piece)),
+            Action::ReadSource { range } => self.read_source(range),
+            Action::StopSource => self.stop_source(),
+            Action::Finish | Action::Fail(_) => {}
+        }
+    }
+
+    // ---- The scheduler ----
+
+    fn register(&mut self, source: SourceWish) {
+        self.round += 1;
+        self.conversation = None;
+        self.outbox.clear();
+        let registration = Registration {
+            host: self.shared.parts.host.id.clone(),
+            task: self.flight.id,
+            peer: self.peer.clone(),
+            origin: self.spec.origin(),
+            geometry: self.stored.as_ref().map(StoredTask::geometry),
+            held: self.stored.as_ref().map(held),
+            source,
+            extended: true,
+        };
+        let (round, scheduler) = (self.round, self.shared.parts.scheduler.clone());
+        self.start(async move { Done::Registered { round, result: scheduler.register(registration).await } });
+    }
+
+    fn report(&mut self, report: Report) {
+        if let Report::PieceFailed { fault, .. } = &report {
+            self.shared.parts.metrics.piece_failed(*fault);
+        }
+        let pieces = self.stored.as_ref().map_or(0, |stored| stored.geometry().count() as usize);
+        // More than that can only pile up behind a connection that is dead; it is found so when it is next waited for.
+        if self.outbox.len() < pieces + SPARE_REPORTS {
+            self.outbox.push_back(report);
+        }
+    }
+
+    pub(super) fn lose_scheduler(&mut self) -> Event {
+        self.conversation = None;
+        self.outbox.clear();
+        Event::SchedulerLost
+    }
+
+    // ---- Parents ----
+
+    fn follow(&mut self, offer: Offer) {
+        let parent = offer.peer.clone();
+        let (pieces, host, id) =
+            (self.shared.parts.pieces.clone(), self.shared.parts.host.id.clone(), self.flight.id);
+        let words = self.words.0.clone();
+        let name = parent.clone();
+        let work = self.start(async move {
+            let mut said = match pieces.follow(offer.rpc, &host, &id).await {
+                Ok(said) => said,
+                Err(error) => {
+                    debug!(parent = %name, %error, "a parent cannot be followed");
+                    return Done::Unfollowed { parent: name, clean: false };
+                }
+            };
+            while let Some(next) = said.next().await {
+                let Ok(has) = next else { return Done::Unfollowed { parent: name, clean: false } };
+                let word = Word::Has { parent: name.clone(), piece: has.number, data: has.data_addr };
+                if words.send(word).await.is_err() {
+                    break;
+                }
+            }
+            Done::Unfollowed { parent: name, clean: true }
+        });
+        if let Some(before) = self.follows.insert(parent, work) {
+            before.abort();
+        }
+    }
+
+    fn fetch(&mut self, parent: PeerId, piece: PieceNumber, proof: Option<Blake3>) {
+        let (Some(stored), Some(&data)) = (self.stored.clone(), self.data.get(&parent)) else {
+            // The machine asks only parents that have spoken, for pieces of a known geometry.
+            let result = Err(FetchError::Gone("it has not said where its data is".into()));
+            self.start(async move { Done::Fetched { parent, piece, result } });
+            return;
+        };
+        let client = self.shared.parts.data.clone();
+        let stall = self.shared.config.stall;
+        let key = (parent.clone(), piece);
+        let work = self.start(async move {
+            let fetched = fetch(&client, data, &stored, piece, proof, stall).await;
+            Done::Fetched { parent, piece, result: fetched }
+        });
+        self.fetches.insert(key, work);
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        parent: PeerId,
+        piece: PieceNumber,
+        result: Result<PieceWriter, FetchError>,
+    ) -> Happened {
+        if self.fetches.remove(&(parent.clone(), piece)).is_none() {
+            // Cancelled when it was as good as done.
+            return Happened::Nothing;
+        }
+        Happened::Event(match result {
+            Ok(writer) => {
+                let digest = writer.digest();
+                self.arrived.insert(piece, writer);
+                Event::PieceArrived { parent, piece, digest }
+            }
+            Err(error) => {
+                debug!(%parent, %piece, %error, "a piece could not be had from a parent");
+                Event::PieceFailed { parent, piece, fault: error.fault() }
+            }
+        })
+    }
+
+    fn keep(&mut self, piece: PieceNumber) {
+        let Some(writer) = self.arrived.remove(&piece) else { return };
+        match writer.finish() {
+            Ok(_) => self.flight.provenance().from_remote(piece),
+            Err(error) => warn!(%piece, %error, "a piece was kept that is not whole"),
+        }
+    }
+
+    // ---- The source ----
+
+    fn read_source(&mut self, range: Option<ByteRange>) {
+        let under_way = self.under_way.take();
+        self.stop_source();
+        self.round += 1;
+        self.asked = range;
+        let run = self.round;
+        let expected = self.spec.expected();
+        let started = match under_way {
+            Some(response) => {
+                let judged = source::judge(response, None, &expected);
+                self.start(async move { Done::SourceOpened { run, result: judged } })
+            }
+            None => {
+                let (backend, request) = (self.shared.parts.backend.clone(), self.spec.source.clone());
+                self.start(async move {
+                    Done::SourceOpened { run, result: source::open(&backend, &request, range, &expected).await }
+                })
+            }
+        };
+        self.source = Some((run, started));
+    }
+
+    pub(super) fn stop_source(&mut self) {
+        self.under_way = None;
+        if let Some((_, work)) = self.source.take() {
+            work.abort();
+        }
+    }
+
+    /// The source has answered, or not.
+    ///
+    /// # Errors
+    /// The outcome, where the answer is one to pass on as it is, or the store has no room.
+    pub(super) async fn source_opened(&mut self, result: Result<source::Opened, Trouble>) -> Result<Happened, Outcome> {
+        let opened = match result {
+            Ok(opened) => opened,
+            Err(trouble) => return self.source_refused(trouble),
+        };
+        if self.stored.is_none() {
+            self.headers = opened.response.headers.clone();
+            let geometry = self.spec.geometry(opened.total);
+            let created = match geometry {
+                Some(geometry) => self.create(geometry).await,
+                None => Err(Outcome::Local("the content is too large to share".into())),
+            };
+            if let Err(outcome) = created {
+                self.under_way = Some(opened.response);
+                return Err(outcome);
+            }
+        }
+        let Some(stored) = self.stored.clone() else { return Ok(Happened::Nothing) };
+        let geometry = stored.geometry();
+        if geometry.length() != opened.total {
+            self.source = None;
+            return Ok(Happened::Event(Event::SourceEnded(End::Changed)));
+        }
+        self.copy(opened, stored);
+        Ok(Happened::Event(Event::SourceOpened { geometry }))
+    }
+
+    fn copy(&mut self, opened: source::Opened, stored: StoredTask) {
+        let run = self.round;
+        let end = self.asked.map_or(opened.total, |asked| asked.end().min(opened.total));
+        let silence = self.shared.config.source_silence;
+        let (words, flight) = (self.words.0.clone(), self.flight.clone());
+        let work = self.start(async move {
+            let tell = async |step| {
+                // Readers may be at this piece before the driver hears of it.
+                if let Step::Begun(piece) = step {
+                    flight.provenance().from_source(piece);
+                }
+                // The driver that does not listen any more has ended, and this work with it.
+                let _ = words.send(Word::Source { run, step }).await;
+            };
+            let ended = source::copy(opened.response.body, opened.start, end, &stored, silence, tell).await;
+            // By the same way as the steps, so that it comes behind the last of them.
+            let _ = words.send(Word::SourceEnded { run, end: ended }).await;
+            Done::Nothing
+        });
+        self.source = Some((run, work));
+    }
+
+    fn source_refused(&mut self, trouble: Trouble) -> Result<Happened, Outcome> {
+        self.source = None;
+        debug!(?trouble, "the source is of no use");
+        let end = match trouble {
+            Trouble::Changed => End::Changed,
+            Trouble::Net(error) => {
+                self.source_error = Some(error.into());
+                End::Cut
+            }
+            // Before anything is known of the content, this answer is the answer.
+            Trouble::Refused(response) | Trouble::Unsized(response) if self.stored.is_none() => {
+                self.under_way = Some(response);
+                return Err(Outcome::Refused);
+            }
+            Trouble::Refused(_) => End::Refused,
+            Trouble::Unsized(_) => End::Unsized,
+        };
+        Ok(Happened::Event(Event::SourceEnded(end)))
+    }
+
+    /// The source's body has ended.
+    ///
+    /// # Errors
+    /// The outcome, where it was the store that failed.
+    fn source_ended(&mut self, end: source::End) -> Result<Happened, Outcome> {
+        self.source = None;
+        Ok(Happened::Event(Event::SourceEnded(match end {
+            source::End::Complete => End::Complete,
+            source::End::Cut(why) => {
+                debug!(why, "the source broke off");
+                End::Cut
+            }
+            source::End::Store(error) => return Err(Outcome::Local(format!("cannot write: {error}"))),
+        })))
+    }
+
+    /// Work under way has said something.
+    ///
+    /// # Errors
+    /// As of [`Driver::source_ended`].
+    pub(super) fn hear_word(&mut self, word: Word) -> Result<Happened, Outcome> {
+        Ok(Happened::Event(match word {
+            Word::Source { run, .. } | Word::SourceEnded { run, .. } if Some(run) != self.source_run() => {
+                return Ok(Happened::Nothing);
+            }
+            Word::SourceEnded { end, .. } => return self.source_ended(end),
+            Word::Source { step: Step::Begun(_), .. } => return Ok(Happened::Nothing),
+            Word::Source { step: Step::Progress(bytes), .. } => Event::SourceProgress { bytes },
+            Word::Source { step: Step::Piece(piece, digest), .. } => Event::SourcePiece { piece, digest },
+            Word::Has { parent, piece, data } => {
+                self.data.insert(parent.clone(), data);
+                Event::ParentHas { parent, piece }
+            }
+        }))
+    }
+
+    pub(super) fn source_run(&self) -> Option<u64> {
+        self.source.as_ref().map(|(run, _)| *run)
+    }
+}
+
+fn held(stored: &StoredTask) -> Held {
+    let pieces = stored.have().iter().filter_map(|piece| Some((piece, stored.digest_of(piece)?.blake3))).collect();
+    Held { geometry: stored.geometry(), pieces }
+}
+
+/// Fetches a piece into the store and leaves it unfinished, for the machine to decide on.
+async fn fetch(
+    client: &DataClient,
+    data: SocketAddr,
+    stored: &StoredTask,
+    piece: PieceNumber,
+    stall: Duration,
+) -> Result<PieceWriter, FetchError> {
+    let mut writer = timeout(stall, claim(stored, piece)).await.map_err(|_| FetchError::Stalled)?;
+    client.fetch(data, stored.id(), &mut writer, stall).await?;
+    Ok(writer)
+}
+
+/// Claims a piece. The machine asks for a piece once at a time, but one that it cancelled may still be being written.
+async fn claim(stored: &StoredTask, piece: PieceNumber) -> PieceWriter {
+    let mut changed = stored.changed();
+    loop {
+        changed.borrow_and_update();
+        if let Some(writer) = stored.claim(piece) {
+            return writer;
+        }
+        if changed.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

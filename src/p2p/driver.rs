@@ -1,0 +1,439 @@
+//! The driver of one download: it does what the machine says, and tells it what came of it.
+//!
+//! One tokio task a download. Everything that waits (registering, asking the source, copying its body, following a
+//! parent, fetching a piece, hashing the whole) is work of its own in a [`JoinSet`] that dies with the driver; what it
+//! comes to is an event of the machine. Nothing here decides.
+//!
+//! **The machine is the only one that says when a piece is had**: a fetched piece waits, written but not finished, for
+//! the machine's word.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::{Future, pending};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use damselfly_core::swarm::{Answer, Report, SourceWish};
+use damselfly_core::{ByteRange, Geometry, Moment, PeerId, PieceNumber};
+use http::HeaderMap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{Instrument as _, debug, info_span, warn};
+
+use super::download::{Action, Download, Event, Failure, Setup};
+use super::flight::{Flight, News, Outcome, Phase, ReaderId};
+use super::source::{self, Step, Trouble};
+use super::tasks::{Shared, TaskSpec};
+use super::transport::FetchError;
+use super::verify;
+use crate::backend::SourceResponse;
+use crate::net::NetError;
+use crate::scheduler_client::{Conversation, SchedulerLost};
+use crate::storage::{PieceWriter, StoredTask};
+
+/// How many words of work under way may wait for the driver; more make the work wait.
+const WORDS: usize = 256;
+/// How long the last reports may take on their way out.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What work came to.
+pub(super) enum Done {
+    Nothing,
+    Registered { round: u64, result: Result<Conversation, SchedulerLost> },
+    SourceOpened { run: u64, result: Result<source::Opened, Trouble> },
+    Fetched { parent: PeerId, piece: PieceNumber, result: Result<PieceWriter, FetchError> },
+    Unfollowed { parent: PeerId, clean: bool },
+    Verified(std::io::Result<bool>),
+}
+
+/// What work says while it goes on.
+pub(super) enum Word {
+    Source { run: u64, step: Step },
+    SourceEnded { run: u64, end: source::End },
+    Has { parent: PeerId, piece: PieceNumber, data: SocketAddr },
+}
+
+/// The driver of one download. Made by [`super::Tasks`], it runs until the download has ended.
+pub(crate) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) flight: Arc<Flight>,
+    pub(super) spec: TaskSpec,
+    pub(super) peer: PeerId,
+    pub(super) stored: Option<StoredTask>,
+    pub(super) headers: HeaderMap,
+    pub(super) under_way: Option<SourceResponse>,
+    leader: Option<oneshot::Sender<SourceResponse>>,
+    pub(super) work: JoinSet<Done>,
+    pub(super) words: (mpsc::Sender<Word>, mpsc::Receiver<Word>),
+    pub(super) conversation: Option<Conversation>,
+    /// Counts registrations and source streams, so that what an abandoned one still says is told from the present one's.
+    pub(super) round: u64,
+    pub(super) outbox: VecDeque<Report>,
+    pub(super) source: Option<(u64, AbortHandle)>,
+    pub(super) asked: Option<ByteRange>,
+    pub(super) follows: HashMap<PeerId, AbortHandle>,
+    pub(super) data: HashMap<PeerId, SocketAddr>,
+    pub(super) fetches: HashMap<(PeerId, PieceNumber), AbortHandle>,
+    pub(super) arrived: BTreeMap<PieceNumber, PieceWriter>,
+    verifying: bool,
+    pub(super) source_error: Option<Arc<NetError>>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        flight: Arc<Flight>,
+        spec: TaskSpec,
+        under_way: Option<SourceResponse>,
+        leader: oneshot::Sender<SourceResponse>,
+    ) -> Self {
+        let host = &shared.parts.host;
+        let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+        let peer = PeerId::new(host.ip, &host.hostname, random, host.seed);
+        let headers = spec.known.as_ref().map(|known| known.headers.clone()).unwrap_or_default();
+        Self {
+            peer,
+            stored: None,
+            headers,
+            under_way,
+            leader: Some(leader),
+            work: JoinSet::new(),
+            words: mpsc::channel(WORDS),
+            conversation: None,
+            round: 0,
+            outbox: VecDeque::new(),
+            source: None,
+            asked: None,
+            follows: HashMap::new(),
+            data: HashMap::new(),
+            fetches: HashMap::new(),
+            arrived: BTreeMap::new(),
+            verifying: false,
+            source_error: None,
+            shared,
+            flight,
+            spec,
+        }
+    }
+
+    /// Downloads what the readers want, and tells them how it ended.
+    pub(crate) async fn run(mut self) {
+        let span = info_span!("task", id = %self.flight.id);
+        let started = Instant::now();
+        self.shared.parts.metrics.started();
+        let outcome = self.fly().instrument(span.clone()).await;
+        let _in_span = span.enter();
+        match &outcome {
+            Outcome::Done(_) | Outcome::Refused => debug!(?outcome, "download ended"),
+            _ => warn!(?outcome, "download failed"),
+        }
+        self.shared.parts.metrics.ended(&outcome, started.elapsed());
+        self.shared.remove(&self.flight);
+        self.flight.close_now();
+        if let (Some(leader), Some(response)) = (self.leader.take(), self.under_way.take()) {
+            // Nobody read from it: it is as good as new for whoever brought it, who may have left.
+            let _ = leader.send(response);
+        }
+        self.say_goodbye();
+        self.flight.set_phase(Phase::Ended(outcome));
+    }
+
+    async fn fly(&mut self) -> Outcome {
+        if let Err(outcome) = self.prepare().await {
+            return outcome;
+        }
+        loop {
+            let news = self.flight.news().await;
+            if self.flight.readers() == 0 && self.flight.close() {
+                return Outcome::Local("nobody waits for it any more".into());
+            }
+            let outcome = match self.all_here() {
+                Some(stored) => Outcome::Done(stored),
+                None => self.download(news).await,
+            };
+            // A reader may have come, or said what it wants, after the last piece that was wanted.
+            if !matches!(outcome, Outcome::Done(_)) || self.flight.close() {
+                return outcome;
+            }
+        }
+    }
+
+    /// Opens what the store has of the task already, and checks what an earlier process wrote.
+    async fn prepare(&mut self) -> Result<(), Outcome> {
+        let geometry = self.spec.known.as_ref().map(|known| self.spec.geometry(known.length));
+        if let Some(stored) = self.shared.parts.storage.get(&self.flight.id) {
+            self.adopt(stored);
+        } else if let Some(geometry) = geometry {
+            let geometry = geometry.ok_or_else(|| Outcome::Local("the content is too large to share".into()))?;
+            self.create(geometry).await?;
+        }
+        if let Some(stored) = self.stored.clone() {
+            for piece in stored.unchecked().iter() {
+                if !stored.check(piece).await {
+                    warn!(%piece, "a stored piece does not have its digest any more: it is fetched again");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn create(&mut self, geometry: Geometry) -> Result<(), Outcome> {
+        let storage = self.shared.parts.storage.clone();
+        let new = self.spec.new_task(geometry, &self.headers);
+        let created = tokio::task::spawn_blocking(move || storage.create(new)).await;
+        match created {
+            Ok(Ok(stored)) => {
+                self.adopt(stored);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Outcome::Local(error.to_string())),
+            Err(_) => Err(Outcome::Local("the store gave way".into())),
+        }
+    }
+
+    fn adopt(&mut self, stored: StoredTask) {
+        self.flight.provenance().size(stored.geometry().count());
+        self.flight.set_phase(Phase::Ready(stored.clone()));
+        self.stored = Some(stored);
+    }
+
+    /// The task, if every piece is here and the whole has its digest.
+    fn all_here(&self) -> Option<StoredTask> {
+        self.stored.clone().filter(|stored| stored.have().is_full() && (stored.digest().is_none() || stored.is_verified()))
+    }
+}
+
+/// How the machine ended.
+enum Ended {
+    Finished,
+    Failed(Failure),
+}
+
+impl Driver {
+    /// Runs one machine from its first event to its end.
+    async fn download(&mut self, news: BTreeMap<ReaderId, News>) -> Outcome {
+        let mut machine = Download::new(self.setup(), self.shared.now());
+        hear(&mut machine, self.shared.now(), news);
+        let mut ended = None;
+        loop {
+            while let Some(action) = machine.poll() {
+                match action {
+                    Action::Finish => ended = Some(Ended::Finished),
+                    Action::Fail(failure) => ended = Some(Ended::Failed(failure)),
+                    action => self.act(action),
+                }
+            }
+            if let Some(outcome) = self.outcome(&ended).await {
+                return outcome;
+            }
+            let event = match self.next(machine.deadline()).await {
+                Ok(Happened::Event(event)) => event,
+                Ok(Happened::News(news)) => {
+                    hear(&mut machine, self.shared.now(), news);
+                    continue;
+                }
+                Ok(Happened::Nothing) => continue,
+                Err(outcome) => return outcome,
+            };
+            machine.handle(self.shared.now(), event);
+        }
+    }
+
+    fn setup(&self) -> Setup {
+        let geometry = self.stored.as_ref().map(StoredTask::geometry);
+        Setup {
+            config: self.shared.config.download.clone(),
+            geometry,
+            have: self.stored.as_ref().map(StoredTask::have),
+            source: if self.spec.use_source { SourceWish::Allowed } else { SourceWish::Forbidden },
+            source_under_way: self.under_way.is_some(),
+            seed: fastrand::u64(..),
+        }
+    }
+}
+
+/// What the driver has waited for.
+pub(super) enum Happened {
+    Event(Event),
+    News(BTreeMap<ReaderId, News>),
+    /// Something that the machine need not know.
+    Nothing,
+}
+
+impl Driver {
+    /// Waits for whatever happens next.
+    ///
+    /// # Errors
+    /// The outcome, where what happened ends the download whatever the machine would say.
+    async fn next(&mut self, deadline: Option<Moment>) -> Result<Happened, Outcome> {
+        let deadline = deadline.map(|moment| self.shared.instant(moment));
+        tokio::select! {
+            Some(done) = self.work.join_next() => match done {
+                Ok(done) => self.done(done).await,
+                Err(gone) if gone.is_cancelled() => Ok(Happened::Nothing),
+                Err(_) => Err(Outcome::Local("a part of the download panicked".into())),
+            },
+            Some(word) = self.words.1.recv() => self.hear_word(word),
+            answer = next_answer(&mut self.conversation) => Ok(Happened::Event(match answer {
+                Some(answer) => Event::Answer(answer),
+                None => self.lose_scheduler(),
+            })),
+            sent = send_next(&self.conversation, &mut self.outbox) => Ok(match sent {
+                Ok(()) => Happened::Nothing,
+                Err(SchedulerGone) => Happened::Event(self.lose_scheduler()),
+            }),
+            news = self.flight.news() => Ok(Happened::News(news)),
+            () = sleep(deadline) => Ok(Happened::Event(Event::Timer)),
+        }
+    }
+
+    async fn done(&mut self, done: Done) -> Result<Happened, Outcome> {
+        Ok(match done {
+            Done::Registered { round, result } if round == self.round => match result {
+                Ok(conversation) => {
+                    self.conversation = Some(conversation);
+                    Happened::Nothing
+                }
+                Err(lost) => {
+                    debug!(%lost, "no scheduler");
+                    Happened::Event(Event::SchedulerLost)
+                }
+            },
+            Done::SourceOpened { run, result } if Some(run) == self.source_run() => self.source_opened(result).await?,
+            Done::Nothing | Done::Registered { .. } | Done::SourceOpened { .. } => Happened::Nothing,
+            Done::Fetched { parent, piece, result } => self.fetched(parent, piece, result),
+            Done::Unfollowed { parent, clean } => {
+                self.follows.remove(&parent);
+                // A parent that has said everything that it has is still a parent.
+                if clean { Happened::Nothing } else { Happened::Event(Event::ParentGone { parent }) }
+            }
+            Done::Verified(Ok(true)) => {
+                if let Some(stored) = &self.stored {
+                    stored.set_verified();
+                }
+                Happened::Nothing
+            }
+            Done::Verified(Ok(false)) => Happened::Event(Event::DigestMismatch),
+            Done::Verified(Err(error)) => return Err(Outcome::Local(format!("cannot read the content file: {error}"))),
+        })
+    }
+}
+
+impl Driver {
+    /// Starts a piece of work that dies with the driver.
+    pub(super) fn start(&mut self, work: impl Future<Output = Done> + Send + 'static) -> AbortHandle {
+        self.work.spawn(work.in_current_span())
+    }
+
+    /// Starts hashing the whole content, once there is a file and if its digest is known.
+    fn start_verifying(&mut self) {
+        let Some(stored) = self.stored.clone().filter(|stored| !stored.is_verified()) else { return };
+        let Some(digest) = stored.digest().filter(|_| !self.verifying) else { return };
+        self.verifying = true;
+        self.start(async move { Done::Verified(verify::agrees(&stored, digest).await) });
+    }
+
+    /// The download's outcome, once the machine has ended and the whole is verified.
+    async fn outcome(&mut self, ended: &Option<Ended>) -> Option<Outcome> {
+        self.start_verifying();
+        match ended {
+            None => None,
+            Some(Ended::Finished) => self.finished().await,
+            Some(Ended::Failed(failure)) => Some(self.failed(failure)),
+        }
+    }
+
+    async fn finished(&mut self) -> Option<Outcome> {
+        if self.stored.is_none() {
+            // The scheduler says that the content is empty.
+            let Ok(empty) = Geometry::of_length(0) else { return None };
+            if let Err(outcome) = self.create(empty).await {
+                return Some(outcome);
+            }
+            self.start_verifying();
+        }
+        let stored = self.stored.clone()?;
+        let unverified = stored.digest().is_some() && !stored.is_verified() && stored.have().is_full();
+        (!unverified).then_some(Outcome::Done(stored))
+    }
+
+    fn failed(&mut self, failure: &Failure) -> Outcome {
+        match failure {
+            Failure::Changed => Outcome::Changed,
+            Failure::Digest => {
+                // Whoever wrote what, none of it can be relied on.
+                self.stored = None;
+                self.shared.parts.storage.remove(&self.flight.id);
+                Outcome::Digest
+            }
+            failure => match self.source_error.take() {
+                Some(error) => Outcome::Source(error),
+                None => Outcome::Local(failure.to_string()),
+            },
+        }
+    }
+
+    /// Lets what is left to report go out behind the driver's back, for a bounded time.
+    fn say_goodbye(&mut self) {
+        let Some(conversation) = self.conversation.take() else { return };
+        let outbox = std::mem::take(&mut self.outbox);
+        tokio::spawn(async move {
+            let said = timeout(LAST_WORDS, async {
+                for report in outbox {
+                    if conversation.reports.send(report).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            if said.await.is_err() {
+                debug!("the scheduler did not take the last reports");
+            }
+        });
+    }
+}
+
+/// Puts the readers' news to the machine.
+fn hear(machine: &mut Download, now: Moment, news: BTreeMap<ReaderId, News>) {
+    for (reader, News { wants, at, gone }) in news {
+        if let Some(range) = wants {
+            machine.handle(now, Event::ReaderWants { reader, range });
+        }
+        if let Some(offset) = at {
+            machine.handle(now, Event::ReaderAt { reader, offset });
+        }
+        if gone {
+            machine.handle(now, Event::ReaderGone { reader });
+        }
+    }
+}
+
+/// The scheduler's next answer; `None` when it has hung up. Waits for ever while there is no conversation.
+async fn next_answer(conversation: &mut Option<Conversation>) -> Option<Answer> {
+    match conversation {
+        Some(conversation) => conversation.answers.recv().await,
+        None => pending().await,
+    }
+}
+
+/// The scheduler does not take reports any more.
+struct SchedulerGone;
+
+/// Sends the first report that waits, if there is one and somebody to send it to. Loses none when it is dropped.
+async fn send_next(conversation: &Option<Conversation>, outbox: &mut VecDeque<Report>) -> Result<(), SchedulerGone> {
+    let (Some(conversation), false) = (conversation, outbox.is_empty()) else {
+        return pending().await;
+    };
+    let place = conversation.reports.reserve().await.map_err(|_| SchedulerGone)?;
+    if let Some(report) = outbox.pop_front() {
+        place.send(report);
+    }
+    Ok(())
+}
+
+async fn sleep(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}

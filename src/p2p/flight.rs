@@ -1,0 +1,329 @@
+//! What the one download of a task and its readers share.
+//!
+//! The driver (one tokio task) is the only one that changes the phase; readers take seats, say what they want and how
+//! far they are, and leave. Neither waits for the other: readers follow the store, the driver takes the readers' news
+//! when the bell rings.
+//!
+//! **A reader that has a seat is served or told the outcome**: the book of seats is closed under its lock, and only
+//! when no news is left in it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use damselfly_core::{ByteRange, PieceNumber, PieceSet, TaskId};
+use tokio::sync::{Notify, watch};
+
+use crate::net::NetError;
+use crate::storage::StoredTask;
+
+/// A reader's number within its flight.
+pub(crate) type ReaderId = u64;
+
+/// How far the download is, as its readers need to know it.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    /// Neither the length nor the first byte is known.
+    Resolving,
+    /// The geometry is known and there is a file: follow it.
+    Ready(StoredTask),
+    /// Nothing more will come.
+    Ended(Outcome),
+}
+
+/// How a download ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// Everything that was wanted is in the store, and checked.
+    Done(StoredTask),
+    /// The source gave an answer that is no content to share; whoever started the download has it.
+    Refused,
+    /// The source could not be reached or broke off, and no parent could help.
+    Source(Arc<NetError>),
+    /// The source serves another version now.
+    Changed,
+    /// The whole content does not have the digest that names it.
+    Digest,
+    /// Our own trouble: disk, limits, shutdown.
+    Local(String),
+}
+
+/// What a reader has said since the driver last listened.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// The bytes that it wants, if it is new or knows better now.
+    pub(crate) wants: Option<ByteRange>,
+    /// Where it is.
+    pub(crate) at: Option<u64>,
+    /// It left.
+    pub(crate) gone: bool,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    next: ReaderId,
+    taken: usize,
+    /// Readers that wait for the length before they can say finally what they want.
+    unsettled: usize,
+    news: BTreeMap<ReaderId, News>,
+    closed: bool,
+}
+
+/// The state that a download's driver and its readers share.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) id: TaskId,
+    phase: watch::Sender<Phase>,
+    seats: Mutex<Seats>,
+    bell: Notify,
+    provenance: Provenance,
+}
+
+impl Flight {
+    pub(crate) fn new(id: TaskId) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            phase: watch::Sender::new(Phase::Resolving),
+            seats: Mutex::default(),
+            bell: Notify::new(),
+            provenance: Provenance::default(),
+        })
+    }
+
+    /// Takes a seat for a reader that wants `range`, as far as it can tell before it knows the length; it says finally
+    /// with [`Seat::want`]. `None` once the download has ended.
+    pub(crate) fn sit(self: &Arc<Self>, range: ByteRange) -> Option<Seat> {
+        let mut seats = self.seats();
+        if seats.closed {
+            return None;
+        }
+        let reader = seats.next;
+        seats.next += 1;
+        seats.taken += 1;
+        seats.unsettled += 1;
+        seats.news.insert(reader, News { wants: Some(range), ..News::default() });
+        drop(seats);
+        self.bell.notify_one();
+        Some(Seat { flight: Arc::clone(self), reader, settled: false })
+    }
+
+    /// Waits until a reader has news.
+    pub(crate) async fn news(&self) -> BTreeMap<ReaderId, News> {
+        loop {
+            // notify_one leaves a permit, so a bell between the look and the wait is not missed.
+            let rung = self.bell.notified();
+            let news = std::mem::take(&mut self.seats().news);
+            if !news.is_empty() {
+                return news;
+            }
+            rung.await;
+        }
+    }
+
+    /// Closes the book if no reader has yet to say what it wants, or said it unheard; says whether it is closed.
+    pub(crate) fn close(&self) -> bool {
+        let mut seats = self.seats();
+        let unheard = seats.news.values().any(|news| !news.gone && news.wants.is_some());
+        seats.closed = seats.unsettled == 0 && !unheard;
+        seats.closed
+    }
+
+    /// Closes the book, whatever anyone wants.
+    pub(crate) fn close_now(&self) {
+        self.seats().closed = true;
+    }
+
+    /// How many readers there are.
+    pub(crate) fn readers(&self) -> usize {
+        self.seats().taken
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(crate) fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reader's place in a flight; leaving is dropping it.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    flight: Arc<Flight>,
+    reader: ReaderId,
+    settled: bool,
+}
+
+impl Seat {
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Says which bytes are wanted, now that the length is known. `false` if the download has ended meanwhile.
+    pub(crate) fn want(&mut self, range: ByteRange) -> bool {
+        let mut seats = self.flight.seats();
+        if !self.settled {
+            self.settled = true;
+            seats.unsettled -= 1;
+        }
+        tell(&mut seats, self.reader, |news| news.wants = Some(range)) && {
+            drop(seats);
+            self.flight.bell.notify_one();
+            true
+        }
+    }
+
+    /// Says that the reader has got to `offset`.
+    pub(crate) fn at(&self, offset: u64) {
+        if tell(&mut self.flight.seats(), self.reader, |news| news.at = Some(offset)) {
+            self.flight.bell.notify_one();
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.flight.seats();
+        seats.taken -= 1;
+        if !self.settled {
+            seats.unsettled -= 1;
+        }
+        tell(&mut seats, self.reader, |news| news.gone = true);
+        drop(seats);
+        self.flight.bell.notify_one();
+    }
+}
+
+/// Adds to a reader's news; `false` if the book is closed.
+fn tell(seats: &mut Seats, reader: ReaderId, say: impl FnOnce(&mut News)) -> bool {
+    if !seats.closed {
+        say(seats.news.entry(reader).or_default());
+    }
+    !seats.closed
+}
+
+/// From where a piece's bytes came, as far as the download under way fetched them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    Local,
+    Source,
+    Remote,
+}
+
+/// Which pieces came from the source and which from peers; all others were here before.
+#[derive(Debug, Default)]
+pub(crate) struct Provenance(Mutex<(PieceSet, PieceSet)>);
+
+impl Provenance {
+    pub(crate) fn size(&self, count: u32) {
+        let mut sets = self.sets();
+        if sets.0.count() != count {
+            *sets = (PieceSet::empty(count), PieceSet::empty(count));
+        }
+    }
+
+    pub(crate) fn from_source(&self, piece: PieceNumber) {
+        let mut sets = self.sets();
+        sets.1.remove(piece);
+        sets.0.insert(piece);
+    }
+
+    pub(crate) fn from_remote(&self, piece: PieceNumber) {
+        let mut sets = self.sets();
+        sets.0.remove(piece);
+        sets.1.insert(piece);
+    }
+
+    pub(crate) fn of(&self, piece: PieceNumber) -> From {
+        let sets = self.sets();
+        if sets.0.contains(piece) {
+            From::Source
+        } else if sets.1.contains(piece) {
+            From::Remote
+        } else {
+            From::Local
+        }
+    }
+
+    fn sets(&self) -> MutexGuard<'_, (PieceSet, PieceSet)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the bytes of one answer came from, in bytes; counted as they go to the client.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Fetched from the source by this host's download under way.
+    pub source: AtomicU64,
+    /// Fetched from peers by this host's download under way.
+    pub remote: AtomicU64,
+    /// On this host before.
+    pub local: AtomicU64,
+}
+
+impl Traffic {
+    pub(crate) fn add(&self, from: From, bytes: u64) {
+        let counter = match from {
+            From::Local => &self.local,
+            From::Source => &self.source,
+            From::Remote => &self.remote,
+        };
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    fn flight() -> Arc<Flight> {
+        Flight::new(TaskId::from_bytes([0; 32]))
+    }
+
+    #[tokio::test]
+    async fn the_driver_hears_what_readers_say() {
+        let flight = flight();
+        let seat = flight.sit(ByteRange::whole(9)).unwrap();
+        seat.at(4);
+        let news = flight.news().await;
+        assert_eq!(news[&0].wants, Some(ByteRange::whole(9)));
+        assert_eq!(news[&0].at, Some(4));
+        drop(seat);
+        assert!(flight.news().await[&0].gone);
+        assert_eq!(flight.readers(), 0);
+    }
+
+    #[test]
+    fn the_book_does_not_close_over_an_unheard_wish() {
+        let flight = flight();
+        let mut seat = flight.sit(ByteRange::whole(9)).unwrap();
+        let _ = flight.news().now_or_never();
+        assert!(!flight.close(), "not settled");
+        assert!(seat.want(ByteRange::whole(3)), "still open");
+        assert!(!flight.close(), "not heard");
+        drop(seat);
+        assert!(flight.close());
+        assert!(flight.sit(ByteRange::whole(1)).is_none());
+    }
+
+    #[test]
+    fn provenance_is_the_last_that_was_said() {
+        let provenance = Provenance::default();
+        provenance.size(2);
+        assert_eq!(provenance.of(PieceNumber(0)), From::Local);
+        provenance.from_remote(PieceNumber(0));
+        provenance.from_source(PieceNumber(0));
+        assert_eq!(provenance.of(PieceNumber(0)), From::Source);
+        assert_eq!(provenance.of(PieceNumber(7)), From::Local);
+    }
+}

@@ -1,0 +1,247 @@
+//! Reading a task's content from its source.
+//!
+//! Two steps, because between them the driver makes the content file: [`open`] asks and judges the head of the answer,
+//! [`copy`] carries the body into the store, piece by piece. Bytes are published as they are written: the source is
+//! trusted as far as its TLS is, so readers follow it without waiting for the piece.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use damselfly_core::{ByteRange, PieceDigest, PieceNumber, Validators};
+use futures_util::FutureExt as _;
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
+
+use crate::backend::{Backend, SourceRequest, SourceResponse};
+use crate::net::{Body, NetError};
+use crate::storage::{PieceWriter, StoredTask};
+
+/// How much of a body is gathered, while more is at hand without waiting, before it is written: one write a call.
+const WRITE_LENGTH: usize = 1 << 20;
+
+/// Why the source is of no use, as far as its answer's head tells.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// No answer.
+    Net(NetError),
+    /// An answer that is not the content (an error status, say).
+    Refused(SourceResponse),
+    /// The content, but of unknown length.
+    Unsized(SourceResponse),
+    /// Another version of the content.
+    Changed,
+}
+
+/// An answer of the source that carries the content.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) response: SourceResponse,
+    /// Where in the content the body starts.
+    pub(crate) start: u64,
+    /// The whole content's length in bytes.
+    pub(crate) total: u64,
+}
+
+/// What the answer must agree with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Expected {
+    pub(crate) validators: Validators,
+    pub(crate) length: Option<u64>,
+}
+
+/// Asks the source for `range` (everything, if there is none) and judges its answer.
+pub(crate) async fn open(
+    backend: &Backend,
+    request: &SourceRequest,
+    range: Option<ByteRange>,
+    expected: &Expected,
+) -> Result<Opened, Trouble> {
+    // Everything is asked without a Range header: that is the plainest request there is.
+    let asked = range.filter(|range| range.start() > 0 || expected.length.is_some_and(|length| range.end() < length));
+    let span = asked.map(|range| {
+        let open_ended = expected.length == Some(range.end());
+        (range.start(), (!open_ended).then_some(range.end()))
+    });
+    let validators = expected.validators.is_strong().then_some(&expected.validators);
+    let response = backend.get(request, span, validators).await.map_err(Trouble::Net)?;
+    judge(response, asked, expected)
+}
+
+/// Whether `response`, to a request for `asked`, is the expected content.
+pub(crate) fn judge(
+    response: SourceResponse,
+    asked: Option<ByteRange>,
+    expected: &Expected,
+) -> Result<Opened, Trouble> {
+    match response.status {
+        StatusCode::OK | StatusCode::PARTIAL_CONTENT => {}
+        StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => return Err(Trouble::Changed),
+        _ => return Err(Trouble::Refused(response)),
+    }
+    if !expected.validators.agrees_with(&response.validators()) {
+        return Err(Trouble::Changed);
+    }
+    let Some(span) = response.span() else {
+        return Err(Trouble::Unsized(response));
+    };
+    if expected.length.is_some_and(|length| length != span.total) {
+        return Err(Trouble::Changed);
+    }
+    if response.status == StatusCode::PARTIAL_CONTENT && asked.is_none_or(|asked| asked.start() != span.start) {
+        return Err(Trouble::Refused(response));
+    }
+    Ok(Opened { response, start: span.start, total: span.total })
+}
+
+/// How a body ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// All that was asked for has come.
+    Complete,
+    /// It broke off, fell silent, or was longer or shorter than it said.
+    Cut(String),
+    /// The store failed.
+    Store(std::io::Error),
+}
+
+/// News of a body on its way into the store.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// So many more bytes were read.
+    Progress(u64),
+    /// A piece is about to be written.
+    Begun(PieceNumber),
+    /// A piece is written.
+    Piece(PieceNumber, PieceDigest),
+}
+
+/// Copies `body`, which starts at `at`, into the store up to `end`, telling each step.
+///
+/// A piece that is there already, or that somebody else is writing, is skipped. `silence` is how long the body may give
+/// no byte.
+pub(crate) async fn copy<F: AsyncFnMut(Step)>(
+    body: Body,
+    at: u64,
+    end: u64,
+    stored: &StoredTask,
+    silence: Duration,
+    mut tell: F,
+) -> End {
+    let mut run = Run { stored, at, writer: None };
+    let mut chunks = Chunks::new(body, silence);
+    while run.at < end {
+        let chunk = match chunks.next().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return End::Cut(format!("it ended at {} of {end} bytes", run.at)),
+            Err(why) => return End::Cut(why),
+        };
+        tell(Step::Progress(chunk.len() as u64)).await;
+        if let Err(error) = run.take(chunk, end, &mut tell).await {
+            return End::Store(error);
+        }
+    }
+    End::Complete
+}
+
+struct Run<'a> {
+    stored: &'a StoredTask,
+    at: u64,
+    writer: Option<PieceWriter>,
+}
+
+impl Run<'_> {
+    async fn take<F: AsyncFnMut(Step)>(&mut self, mut chunk: Bytes, end: u64, tell: &mut F) -> std::io::Result<()> {
+        let geometry = self.stored.geometry();
+        while !chunk.is_empty() && self.at < end {
+            let Some((piece, span)) =
+                geometry.piece_at(self.at).and_then(|piece| Some((piece, geometry.span(piece)?)))
+            else {
+                break;
+            };
+            if self.at == span.start() {
+                self.writer = self.stored.claim(piece);
+                if self.writer.is_some() {
+                    tell(Step::Begun(piece)).await;
+                }
+            }
+            let room = usize::try_from(span.end() - self.at).unwrap_or(usize::MAX);
+            let part = chunk.split_to(chunk.len().min(room));
+            self.at += part.len() as u64;
+            let Some(writer) = &mut self.writer else { continue };
+            writer.write(part).await?;
+            writer.publish();
+            if self.at == span.end()
+                && let Some(writer) = self.writer.take()
+                && let Ok(digest) = writer.finish()
+            {
+                tell(Step::Piece(piece, digest)).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A body's bytes in runs that are worth a write.
+pub(super) struct Chunks {
+    body: Body,
+    silence: Duration,
+}
+
+impl Chunks {
+    /// `silence` is how long the body may give no byte.
+    pub(super) const fn new(body: Body, silence: Duration) -> Self {
+        Self { body, silence }
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// The body breaks off or falls silent.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        let first = match timeout(self.silence, self.frame()).await {
+            Ok(frame) => frame?,
+            Err(_) => return Err(format!("no byte came for {} s", self.silence.as_secs())),
+        };
+        let Some(first) = first else { return Ok(None) };
+        let mut gathered = BytesMut::new();
+        let mut length = first.len();
+        // An error met here is not lost: the next call finds the body ended too early, which is a cut as well.
+        while length < WRITE_LENGTH
+            && let Some(Ok(Some(more))) = self.frame().now_or_never()
+        {
+            if gathered.is_empty() {
+                gathered.reserve(WRITE_LENGTH);
+                gathered.extend_from_slice(&first);
+            }
+            gathered.extend_from_slice(&more);
+            length = gathered.len();
+        }
+        Ok(Some(if gathered.is_empty() { first } else { gathered.freeze() }))
+    }
+
+    /// The next non-empty data frame; `None` at the end.
+    async fn frame(&mut self) -> Result<Option<Bytes>, String> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(root_cause(&*error)),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}

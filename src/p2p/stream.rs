@@ -1,0 +1,284 @@
+//! A reader of a task: an HTTP body that follows the content file in the reader's own order.
+//!
+//! The bytes come as soon as the store shows them: while the piece is arriving from the source, after its check when it
+//! comes from a parent. A slow reader holds nothing up; what it has not taken is on disk.
+//!
+//! **Where the content's digest is known, the last [`HELD_TAIL`] bytes stay back until the digest of the whole agrees.**
+//! Whatever goes wrong ends the body with an error, never cleanly.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use damselfly_core::{ByteRange, TaskId};
+use futures_util::{Stream, StreamExt as _, stream};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::watch;
+
+use super::flight::{Outcome, Phase, Provenance, Seat, Traffic};
+use super::rescue::Rescue;
+use crate::storage::StoredTask;
+
+/// The most bytes that one read of the content file takes. Measured: smaller reads cost more processor time a byte,
+/// larger ones save none.
+const READ_LENGTH: u64 = 256 << 10;
+
+/// How many bytes at the end stay back until the content's digest agrees.
+pub const HELD_TAIL: u64 = 16 << 10;
+
+/// Why a body broke off. The client's connection must be reset, never ended cleanly.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Broken {
+    /// The source failed in the middle and nobody else could help.
+    #[error("the source failed: {0}")]
+    Source(String),
+    /// The source serves another version now.
+    #[error("the content changed at its source during the transfer")]
+    Changed,
+    /// The content does not have the digest that names it.
+    #[error("the content does not have the digest that names it")]
+    Digest,
+    /// Our own trouble.
+    #[error("{0}")]
+    Local(String),
+}
+
+/// The bytes of a range of a task's content, as they come.
+pub struct ContentStream {
+    id: TaskId,
+    length: u64,
+    range: ByteRange,
+    left: u64,
+    headers: HeaderMap,
+    complete: bool,
+    traffic: Arc<Traffic>,
+    bytes: Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>,
+}
+
+impl ContentStream {
+    /// A reader of `range` of what is, or comes to be, in `stored`.
+    pub(super) fn new(
+        stored: StoredTask,
+        range: ByteRange,
+        headers: HeaderMap,
+        seat: Option<Seat>,
+        rescue: Option<Rescue>,
+    ) -> Self {
+        let traffic = Arc::new(Traffic::default());
+        let length = stored.geometry().length();
+        let follower = Follower {
+            at: range.start(),
+            range,
+            holds_tail: stored.digest().is_some() && range.end() == length,
+            changed: stored.changed(),
+            phase: seat.as_ref().map(|seat| seat.flight().phase()),
+            traffic: Arc::clone(&traffic),
+            seat,
+            stored: stored.clone(),
+            rescue,
+            rest: None,
+        };
+        let bytes = stream::unfold(Some(follower), |follower| async move {
+            let mut follower = follower?;
+            match follower.next().await? {
+                Ok(bytes) => Some((Ok(bytes), Some(follower))),
+                Err(broken) => Some((Err(broken), None)),
+            }
+        });
+        Self {
+            id: *stored.id(),
+            length,
+            range,
+            left: range.len(),
+            headers,
+            complete: stored.have().is_full(),
+            traffic,
+            bytes: Box::pin(bytes),
+        }
+    }
+
+    /// The task's id.
+    pub const fn task_id(&self) -> TaskId {
+        self.id
+    }
+
+    /// The whole content's length in bytes.
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Which bytes of it this stream gives.
+    pub const fn range(&self) -> ByteRange {
+        self.range
+    }
+
+    /// The origin's answer headers that were kept with the content.
+    pub const fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Whether the whole content was on this host when the stream was opened.
+    pub const fn was_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Where the bytes came from, counted as they go out.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+}
+
+impl std::fmt::Debug for ContentStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContentStream").field("id", &self.id).field("range", &self.range).finish_non_exhaustive()
+    }
+}
+
+impl Body for ContentStream {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let next = ready!(self.bytes.as_mut().poll_next(cx));
+        if let Some(Ok(bytes)) = &next {
+            self.left -= bytes.len() as u64;
+        }
+        Poll::Ready(next.map(|bytes| bytes.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+struct Follower {
+    stored: StoredTask,
+    range: ByteRange,
+    at: u64,
+    holds_tail: bool,
+    changed: watch::Receiver<u64>,
+    phase: Option<watch::Receiver<Phase>>,
+    seat: Option<Seat>,
+    traffic: Arc<Traffic>,
+    rescue: Option<Rescue>,
+    rest: Option<Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>>,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Result<Bytes, Broken>> {
+        if self.at >= self.range.end() {
+            return None;
+        }
+        if self.rest.is_none() {
+            match self.follow().await {
+                Err(Broken::Local(why)) => match self.rescue(Broken::Local(why)).await {
+                    Ok(()) => {}
+                    Err(broken) => return Some(Err(broken)),
+                },
+                followed => return Some(followed),
+            }
+        }
+        let bytes = self.rest.as_mut()?.next().await?;
+        if let Ok(bytes) = &bytes {
+            self.traffic.add(super::flight::From::Source, bytes.len() as u64);
+            self.at += bytes.len() as u64;
+        }
+        Some(bytes)
+    }
+
+    /// The next bytes from the store.
+    async fn follow(&mut self) -> Result<Bytes, Broken> {
+        let end = self.wait().await?;
+        self.read(end).await
+    }
+
+    /// Leaves the store for the source, once.
+    async fn rescue(&mut self, why: Broken) -> Result<(), Broken> {
+        let Some(rescue) = self.rescue.take() else { return Err(why) };
+        let left = ByteRange::new(self.at, self.range.end()).ok_or_else(|| why.clone())?;
+        self.seat = None;
+        self.phase = None;
+        self.rest = Some(Box::pin(rescue.rest(&self.stored, left, &why).await?));
+        Ok(())
+    }
+
+    /// Waits until there are bytes behind the reader's place; returns where they end.
+    async fn wait(&mut self) -> Result<u64, Broken> {
+        loop {
+            // Both are looked at before the store, so that nothing that comes in between is missed.
+            self.changed.borrow_and_update();
+            let ended = self.phase.as_mut().map(|phase| phase.borrow_and_update().clone());
+            let end = self.readable_end();
+            if end > self.at {
+                return Ok(end);
+            }
+            match ended {
+                Some(Phase::Ended(outcome)) => return Err(broken(&outcome)),
+                Some(_) => {}
+                None => return Err(Broken::Local("the stored content went away".into())),
+            }
+            let Some(phase) = &mut self.phase else { continue };
+            tokio::select! {
+                _ = self.changed.changed() => {}
+                gone = phase.changed() => if gone.is_err() {
+                    return Err(Broken::Local("the download was given up".into()));
+                },
+            }
+        }
+    }
+
+    fn readable_end(&self) -> u64 {
+        let end = self.stored.available(self.at).min(self.range.end());
+        if self.holds_tail && !self.stored.is_verified() {
+            end.min(self.stored.geometry().length().saturating_sub(HELD_TAIL))
+        } else {
+            end
+        }
+    }
+
+    async fn read(&mut self, end: u64) -> Result<Bytes, Broken> {
+        let geometry = self.stored.geometry();
+        let piece_end = geometry.piece_at(self.at).and_then(|piece| geometry.span(piece)).map_or(end, ByteRange::end);
+        let end = end.min(piece_end).min(self.at + READ_LENGTH);
+        let range = ByteRange::new(self.at, end).ok_or_else(|| Broken::Local("a reader ran ahead".into()))?;
+        let bytes = self.stored.read(range).await.map_err(|error| Broken::Local(format!("cannot read: {error}")))?;
+        if bytes.len() as u64 != range.len() {
+            return Err(Broken::Local("the content file is shorter than its content".into()));
+        }
+        self.count(bytes.len() as u64);
+        self.at = end;
+        if let Some(seat) = &self.seat
+            && end == piece_end
+        {
+            seat.at(end);
+        }
+        Ok(bytes)
+    }
+
+    fn count(&self, bytes: u64) {
+        let piece = self.stored.geometry().piece_at(self.at);
+        let provenance = self.seat.as_ref().map(|seat| seat.flight().provenance());
+        let from = match (piece, provenance) {
+            (Some(piece), Some(provenance)) => Provenance::of(provenance, piece),
+            _ => super::flight::From::Local,
+        };
+        self.traffic.add(from, bytes);
+    }
+}
+
+fn broken(outcome: &Outcome) -> Broken {
+    match outcome {
+        Outcome::Done(_) => Broken::Local("the download ended before this range of it was there".into()),
+        Outcome::Refused => Broken::Source("it gave no content".into()),
+        Outcome::Source(error) => Broken::Source(error.to_string()),
+        Outcome::Changed => Broken::Changed,
+        Outcome::Digest => Broken::Digest,
+        Outcome::Local(why) => Broken::Local(why.clone()),
+    }
+}

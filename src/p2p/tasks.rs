@@ -1,0 +1,376 @@
+//! Every task of this host: opening one joins the download under way, reads what is here, or starts a download.
+//!
+//! **One download per task and host**: the table of flights has one entry a task, made and removed under its lock.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use damselfly_core::{ByteRange, Geometry, Identity, Moment, RangeWish, TaskId, default_piece_length};
+use damselfly_core::swarm::{HostInfo, Origin};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::download;
+use super::driver::Driver;
+use super::flight::{Flight, Outcome, Phase, Seat};
+use super::metrics::Metrics;
+use super::piece_sync::PieceSync;
+use super::rescue::Rescue;
+use super::source::Expected;
+use super::stream::ContentStream;
+use super::transport::DataClient;
+use crate::backend::{Backend, SourceRequest, SourceResponse};
+use crate::net::NetError;
+use crate::scheduler_client::SchedulerClient;
+use crate::storage::{NewTask, Storage, StoredTask};
+
+/// How often an opener joins again when the download that it joined had just ended.
+const JOIN_TRIES: u32 = 4;
+
+/// What a task needs to be downloaded, and what makes it this task and no other.
+#[derive(Clone, Debug)]
+pub struct TaskSpec {
+    /// What it is.
+    pub identity: Identity,
+    /// How its source is asked.
+    pub source: SourceRequest,
+    /// Its length and answer headers, where a probe or an answer under way has told them. Always, save for tasks named
+    /// by their digest.
+    pub known: Option<Known>,
+    /// The user's tag, or empty.
+    pub tag: String,
+    /// The user's application, or empty.
+    pub application: String,
+    /// The piece length in bytes that the user asks for.
+    pub piece_length: Option<u64>,
+    /// Whether this host may fetch it from the source at all.
+    pub use_source: bool,
+}
+
+/// What is known of a content before it is downloaded.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its length in bytes.
+    pub length: u64,
+    /// The origin's answer headers that are worth keeping with it.
+    pub headers: HeaderMap,
+}
+
+impl TaskSpec {
+    /// How a content of `length` bytes is cut; `None` where that makes no sensible task.
+    pub(crate) fn geometry(&self, length: u64) -> Option<Geometry> {
+        Geometry::new(length, self.piece_length.unwrap_or_else(|| default_piece_length(length))).ok()
+    }
+
+    pub(crate) fn expected(&self) -> Expected {
+        let validators = match &self.identity {
+            Identity::Version { validators, .. } => validators.clone(),
+            Identity::Digest(_) => Default::default(),
+        };
+        Expected { validators, length: self.known.as_ref().map(|known| known.length) }
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        let url = match &self.identity {
+            Identity::Version { url, .. } => url.clone(),
+            Identity::Digest(_) => without_query(&self.source.uri),
+        };
+        Origin {
+            url,
+            content: self.identity.content(),
+            digest: self.identity.digest().map(|digest| digest.to_string()),
+            tag: self.tag.clone(),
+            application: self.application.clone(),
+        }
+    }
+
+    pub(crate) fn new_task(&self, geometry: Geometry, headers: &HeaderMap) -> NewTask {
+        NewTask {
+            id: self.identity.task_id(),
+            geometry,
+            digest: self.identity.digest(),
+            origin: self.origin(),
+            headers: headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect(),
+        }
+    }
+}
+
+fn without_query(uri: &http::Uri) -> String {
+    let scheme = uri.scheme_str().unwrap_or("http");
+    let host = uri.host().unwrap_or_default();
+    let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{scheme}://{host}{port}{}", uri.path())
+}
+
+/// What opening a task comes to.
+#[derive(Debug)]
+pub enum Opened {
+    /// The bytes, as they come.
+    Content(ContentStream),
+    /// The content is known, and the range asked for lies outside.
+    Unsatisfiable {
+        /// The content's length in bytes.
+        length: u64,
+    },
+    /// The origin's own answer, which is no content to share: pass it on untouched.
+    Origin(SourceResponse),
+}
+
+/// Why a task could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The source could not be reached, and nobody else could help.
+    #[error("{0}")]
+    Source(Arc<NetError>),
+    /// The source serves another version than the one that this task means: ask again what it serves.
+    #[error("the content changed at its source")]
+    Changed,
+    /// Our own trouble: go to the origin without us.
+    #[error("{0}")]
+    Local(String),
+}
+
+/// The limits of this module.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The download machine's own limits and waits.
+    pub download: download::Config,
+    /// How many downloads may be under way at once; one more goes directly to its origin.
+    pub max_downloads: usize,
+    /// How long a parent may give no byte of a piece.
+    pub stall: Duration,
+    /// How long the source may give no byte.
+    pub source_silence: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            download: download::Config::default(),
+            max_downloads: 512,
+            stall: Duration::from_secs(3),
+            source_silence: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What tasks stand on.
+pub struct Parts {
+    /// Who this host is.
+    pub host: HostInfo,
+    /// Where content is kept.
+    pub storage: Storage,
+    /// How sources are asked.
+    pub backend: Backend,
+    /// How the scheduler is asked.
+    pub scheduler: Arc<dyn SchedulerClient>,
+    /// How parents are asked which pieces they have.
+    pub pieces: PieceSync,
+    /// How parents are asked for pieces.
+    pub data: DataClient,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The tasks of this host. Clones are the same tasks.
+#[derive(Clone)]
+pub struct Tasks(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) parts: Parts,
+    started: Instant,
+    flights: Mutex<HashMap<TaskId, Arc<Flight>>>,
+}
+
+impl Tasks {
+    /// No download is under way yet.
+    pub fn new(config: Config, parts: Parts) -> Self {
+        Self(Arc::new(Shared { config, parts, started: Instant::now(), flights: Mutex::default() }))
+    }
+
+    /// Whether this host holds the whole task, or is downloading it.
+    pub fn holds(&self, id: &TaskId) -> bool {
+        self.0.flights().contains_key(id) || self.0.parts.storage.get(id).is_some_and(|stored| stored.is_complete())
+    }
+
+    /// How many downloads are under way.
+    pub fn in_flight(&self) -> usize {
+        self.0.flights().len()
+    }
+
+    /// A reader of the range of a task that `wish` means.
+    ///
+    /// `under_way` is the answer of the source to a GET for everything, if somebody already has it: it becomes the
+    /// download's source stream, or is dropped if the bytes are to be had nearer.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Once a stream is returned, trouble is the stream's.
+    pub async fn open(
+        &self,
+        spec: TaskSpec,
+        wish: RangeWish,
+        mut under_way: Option<SourceResponse>,
+    ) -> Result<Opened, OpenError> {
+        let id = spec.identity.task_id();
+        for _ in 0..JOIN_TRIES {
+            if let Some(stored) = self.0.parts.storage.get(&id).filter(ready_to_read) {
+                return Ok(self.0.content(stored, wish, &spec, None));
+            }
+            let range = first_wish(wish, spec.known.as_ref().map(|known| known.length));
+            let (seat, origin) = self.0.join_or_start(&spec, range, &mut under_way)?;
+            if let Some(opened) = self.0.settle(seat, origin, wish, &spec).await? {
+                return Ok(opened);
+            }
+        }
+        Err(OpenError::Local("the download kept ending before it could be joined".into()))
+    }
+}
+
+impl Shared {
+    /// Now, on the clock that the machines of this process are told.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::after_start(self.started.elapsed())
+    }
+
+    /// The instant that a machine's moment means.
+    pub(crate) fn instant(&self, moment: Moment) -> Instant {
+        self.started + moment.since_start()
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Flight>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `flight` out of the table, so that whoever opens the task next starts afresh.
+    pub(crate) fn remove(&self, flight: &Arc<Flight>) {
+        let mut flights = self.flights();
+        if flights.get(&flight.id).is_some_and(|present| Arc::ptr_eq(present, flight)) {
+            flights.remove(&flight.id);
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "the pair is taken apart where it is returned to")]
+    fn join_or_start(
+        self: &Arc<Self>,
+        spec: &TaskSpec,
+        range: ByteRange,
+        under_way: &mut Option<SourceResponse>,
+    ) -> Result<(Seat, Option<oneshot::Receiver<SourceResponse>>), OpenError> {
+        let id = spec.identity.task_id();
+        let mut flights = self.flights();
+        if let Some(seat) = flights.get(&id).and_then(|flight| flight.sit(range)) {
+            return Ok((seat, None));
+        }
+        if flights.len() >= self.config.max_downloads {
+            return Err(OpenError::Local("too many downloads are under way".into()));
+        }
+        let flight = Flight::new(id);
+        let Some(seat) = flight.sit(range) else {
+            return Err(OpenError::Local("a new download was closed".into()));
+        };
+        flights.insert(id, Arc::clone(&flight));
+        drop(flights);
+        let (leader, origin) = oneshot::channel();
+        let driver = Driver::new(Arc::clone(self), flight, spec.clone(), under_way.take(), leader);
+        tokio::spawn(driver.run());
+        Ok((seat, Some(origin)))
+    }
+}
+
+/// Whether a reader needs no download: everything is here and checked.
+fn ready_to_read(stored: &StoredTask) -> bool {
+    stored.have().is_full() && (stored.digest().is_none() || stored.is_verified())
+}
+
+/// The bytes that a reader wants, as far as can be told before the length is known.
+fn first_wish(wish: RangeWish, known: Option<u64>) -> ByteRange {
+    if let Some(range) = known.and_then(|length| wish.resolve(length)) {
+        return range;
+    }
+    match wish {
+        RangeWish::Whole => ByteRange::whole(u64::MAX),
+        RangeWish::From(first) => ByteRange::new(first, u64::MAX).unwrap_or(ByteRange::whole(1)),
+        RangeWish::Span(first, last) => {
+            ByteRange::new(first, last.saturating_add(1)).unwrap_or(ByteRange::whole(1))
+        }
+        // Any byte will do to learn the length by.
+        RangeWish::Suffix(_) => ByteRange::whole(1),
+    }
+}
+
+impl Shared {
+/// Waits until the download knows its length or has ended; `None` means: it is over, open again.
+async fn settle(
+    &self,
+    mut seat: Seat,
+    origin: Option<oneshot::Receiver<SourceResponse>>,
+    wish: RangeWish,
+    spec: &TaskSpec,
+) -> Result<Option<Opened>, OpenError> {
+    let mut phase = seat.flight().phase();
+    let settled = phase.wait_for(|phase| !matches!(phase, Phase::Resolving)).await.map(|phase| phase.clone());
+    let outcome = match settled {
+        Ok(Phase::Ready(stored)) => {
+            let Some(range) = wish.resolve(stored.geometry().length()) else {
+                return Ok(Some(Opened::Unsatisfiable { length: stored.geometry().length() }));
+            };
+            return Ok(seat.want(range).then(|| self.content(stored, wish, spec, Some(seat))));
+        }
+        Ok(Phase::Ended(outcome)) => outcome,
+        Ok(Phase::Resolving) | Err(_) => return Err(OpenError::Local("the download was given up".into())),
+    };
+    // The starter gets the origin's own answer back, whatever else was the matter.
+    if let Some(mut origin) = origin
+        && let Ok(response) = origin.try_recv()
+    {
+        return Ok(Some(Opened::Origin(response)));
+    }
+    match outcome {
+        Outcome::Done(_) => Ok(None),
+        Outcome::Refused => Err(OpenError::Local("the origin's answer cannot be shared".into())),
+        Outcome::Source(error) => Err(OpenError::Source(error)),
+        Outcome::Changed => Err(OpenError::Changed),
+        Outcome::Digest => Err(OpenError::Local("the content did not have its digest".into())),
+        Outcome::Local(why) => Err(OpenError::Local(why)),
+    }
+}
+
+fn content(&self, stored: StoredTask, wish: RangeWish, spec: &TaskSpec, seat: Option<Seat>) -> Opened {
+    let length = stored.geometry().length();
+    match wish.resolve(length) {
+        None => Opened::Unsatisfiable { length },
+        Some(range) => {
+            let headers = match &spec.known {
+                Some(known) => known.headers.clone(),
+                None => kept_headers(&stored),
+            };
+            Opened::Content(ContentStream::new(stored, range, headers, seat, self.rescue(spec)))
+        }
+    }
+}
+
+
+    /// How a reader goes on when this host fails it; not where the source is forbidden.
+    fn rescue(&self, spec: &TaskSpec) -> Option<Rescue> {
+        spec.use_source.then(|| Rescue {
+            backend: self.parts.backend.clone(),
+            request: spec.source.clone(),
+            expected: spec.expected(),
+            silence: self.config.source_silence,
+        })
+    }
+}
+
+fn kept_headers(stored: &StoredTask) -> HeaderMap {
+    let parsed = stored.headers().iter().filter_map(|(name, value)| {
+        Some((HeaderName::try_from(name.as_str()).ok()?, HeaderValue::from_bytes(value).ok()?))
+    });
+    let mut headers = HeaderMap::new();
+    for (name, value) in parsed {
+        headers.append(name, value);
+    }
+    headers
+}
