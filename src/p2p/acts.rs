@@ -1,19 +1,19 @@
 //! What the driver does when the machine says so, and how what came of it is put to the machine.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use damselfly_core::swarm::{Held, Offer, PieceFault, Registration, Report, SourceWish};
-use damselfly_core::{Blake3, ByteRange, Geometry, PeerId, PieceNumber};
+use damselfly_core::swarm::{Held, Offer, Registration, Report, SourceWish};
+use damselfly_core::{ByteRange, PeerId, PieceNumber};
 use futures_util::StreamExt as _;
-use http::HeaderMap;
-use tracing::{Instrument as _, debug, warn};
+use tokio::time::timeout;
+use tracing::{debug, warn};
 
 use super::download::{Action, End, Event};
 use super::driver::{Done, Driver, Happened, Word};
 use super::flight::Outcome;
-use super::source::{self, Step, Trouble};
-use super::transport::FetchError;
-use super::verify;
+use super::source::{self, Chunks, Step, Trouble};
+use super::transport::{DataClient, FetchError};
 use crate::storage::{PieceWriter, StoredTask};
 
 /// How many reports may wait for the scheduler besides one a piece.
@@ -30,7 +30,7 @@ impl Driver {
                     work.abort();
                 }
             }
-            Action::Fetch { parent, piece, proof } => self.fetch(parent, piece, proof),
+            Action::Fetch { parent, piece, proof: _ } => self.fetch(parent, piece),
             Action::Cancel { parent, piece } => {
                 if let Some(work) = self.fetches.remove(&(parent, piece)) {
                     work.abort();
@@ -39,7 +39,10 @@ impl Driver {
             Action::Keep { piece } => self.keep(piece),
             Action::Discard { piece } => drop(self.arrived.remove(&piece)),
             Action::ReadSource { range } => self.read_source(range),
-            Action::StopSource => self.stop_source(),
+            Action::StopSource => {
+                self.stop_source();
+                self.begun = None;
+            }
             Action::Finish | Action::Fail(_) => {}
         }
     }
@@ -85,8 +88,7 @@ impl Driver {
 
     fn follow(&mut self, offer: Offer) {
         let parent = offer.peer.clone();
-        let (pieces, host, id) =
-            (self.shared.parts.pieces.clone(), self.shared.parts.host.id.clone(), self.flight.id);
+        let (pieces, host, id) = (self.shared.parts.pieces.clone(), self.shared.parts.host.id.clone(), self.flight.id);
         let words = self.words.0.clone();
         let name = parent.clone();
         let work = self.start(async move {
@@ -111,7 +113,8 @@ impl Driver {
         }
     }
 
-    fn fetch(&mut self, parent: PeerId, piece: PieceNumber, proof: Option<Blake3>) {
+    fn fetch(&mut self, parent: PeerId, piece: PieceNumber) {
+        self.begun = self.begun.take().filter(|begun| begun.piece() != piece);
         let (Some(stored), Some(&data)) = (self.stored.clone(), self.data.get(&parent)) else {
             // The machine asks only parents that have spoken, for pieces of a known geometry.
             let result = Err(FetchError::Gone("it has not said where its data is".into()));
@@ -122,7 +125,7 @@ impl Driver {
         let stall = self.shared.config.stall;
         let key = (parent.clone(), piece);
         let work = self.start(async move {
-            let fetched = fetch(&client, data, &stored, piece, proof, stall).await;
+            let fetched = fetch(&client, data, &stored, piece, stall).await;
             Done::Fetched { parent, piece, result: fetched }
         });
         self.fetches.insert(key, work);
@@ -162,9 +165,10 @@ impl Driver {
     // ---- The source ----
 
     fn read_source(&mut self, range: Option<ByteRange>) {
-        let under_way = self.under_way.take();
+        let under_way = self.under_way.take().filter(|_| range.is_none_or(|range| range.start() == 0));
         self.stop_source();
         self.round += 1;
+        let range = self.resume(range);
         self.asked = range;
         let run = self.round;
         let expected = self.spec.expected();
@@ -183,7 +187,15 @@ impl Driver {
         self.source = Some((run, started));
     }
 
-    pub(super) fn stop_source(&mut self) {
+    /// `range`, less what a stream that was cut has already brought of its first piece.
+    fn resume(&mut self, range: Option<ByteRange>) -> Option<ByteRange> {
+        let (range, geometry) = (range?, self.stored.as_ref()?.geometry());
+        self.begun = self.begun.take().filter(|begun| geometry.piece_at(range.start()) == Some(begun.piece()));
+        let written = self.begun.as_ref().map_or(0, PieceWriter::written);
+        ByteRange::new(range.start() + written, range.end())
+    }
+
+    fn stop_source(&mut self) {
         self.under_way = None;
         if let Some((_, work)) = self.source.take() {
             work.abort();
@@ -224,7 +236,9 @@ impl Driver {
     fn copy(&mut self, opened: source::Opened, stored: StoredTask) {
         let run = self.round;
         let end = self.asked.map_or(opened.total, |asked| asked.end().min(opened.total));
-        let silence = self.shared.config.source_silence;
+        // A stream that starts at another place than was asked for starts at the beginning of all.
+        let begun = self.begun.take().filter(|_| self.asked.is_some_and(|asked| asked.start() == opened.start));
+        let body = Chunks::new(opened.response.body, self.shared.config.source_silence);
         let (words, flight) = (self.words.0.clone(), self.flight.clone());
         let work = self.start(async move {
             let tell = async |step| {
@@ -235,7 +249,7 @@ impl Driver {
                 // The driver that does not listen any more has ended, and this work with it.
                 let _ = words.send(Word::Source { run, step }).await;
             };
-            let ended = source::copy(opened.response.body, opened.start, end, &stored, silence, tell).await;
+            let ended = source::copy(body, opened.start, end, begun, &stored, tell).await;
             // By the same way as the steps, so that it comes behind the last of them.
             let _ = words.send(Word::SourceEnded { run, end: ended }).await;
             Done::Nothing
@@ -271,8 +285,9 @@ impl Driver {
         self.source = None;
         Ok(Happened::Event(Event::SourceEnded(match end {
             source::End::Complete => End::Complete,
-            source::End::Cut(why) => {
+            source::End::Cut(why, begun) => {
                 debug!(why, "the source broke off");
+                self.begun = begun;
                 End::Cut
             }
             source::End::Store(error) => return Err(Outcome::Local(format!("cannot write: {error}"))),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use damselfly_core::swarm::{Answer, Report, SourceWish};
-use damselfly_core::{ByteRange, Geometry, Moment, PeerId, PieceNumber};
+use damselfly_core::{ByteRange, Geometry, Moment, PeerId, PieceNumber, PieceSet};
 use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -72,6 +72,8 @@ pub(crate) struct Driver {
     pub(super) outbox: VecDeque<Report>,
     pub(super) source: Option<(u64, AbortHandle)>,
     pub(super) asked: Option<ByteRange>,
+    /// The piece that a source stream broke off in, for the next one to go on with.
+    pub(super) begun: Option<PieceWriter>,
     pub(super) follows: HashMap<PeerId, AbortHandle>,
     pub(super) data: HashMap<PeerId, SocketAddr>,
     pub(super) fetches: HashMap<(PeerId, PieceNumber), AbortHandle>,
@@ -105,6 +107,7 @@ impl Driver {
             outbox: VecDeque::new(),
             source: None,
             asked: None,
+            begun: None,
             follows: HashMap::new(),
             data: HashMap::new(),
             fetches: HashMap::new(),
@@ -200,7 +203,9 @@ impl Driver {
 
     /// The task, if every piece is here and the whole has its digest.
     fn all_here(&self) -> Option<StoredTask> {
-        self.stored.clone().filter(|stored| stored.have().is_full() && (stored.digest().is_none() || stored.is_verified()))
+        self.stored
+            .clone()
+            .filter(|stored| stored.have().is_full() && (stored.digest().is_none() || stored.is_verified()))
     }
 }
 
@@ -245,7 +250,8 @@ impl Driver {
         Setup {
             config: self.shared.config.download.clone(),
             geometry,
-            have: self.stored.as_ref().map(StoredTask::have),
+            have: self.stored.as_ref().map_or_else(|| PieceSet::empty(0), StoredTask::have),
+            scheduler: true,
             source: if self.spec.use_source { SourceWish::Allowed } else { SourceWish::Forbidden },
             source_under_way: self.under_way.is_some(),
             seed: fastrand::u64(..),
@@ -396,8 +402,8 @@ impl Driver {
 /// Puts the readers' news to the machine.
 fn hear(machine: &mut Download, now: Moment, news: BTreeMap<ReaderId, News>) {
     for (reader, News { wants, at, gone }) in news {
-        if let Some(range) = wants {
-            machine.handle(now, Event::ReaderWants { reader, range });
+        if let Some(wish) = wants {
+            machine.handle(now, Event::ReaderWants { reader, wish });
         }
         if let Some(offset) = at {
             machine.handle(now, Event::ReaderAt { reader, offset });

@@ -11,14 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use damselfly_core::{ByteRange, PieceNumber, PieceSet, TaskId};
+use damselfly_core::{PieceNumber, PieceSet, RangeWish, TaskId};
 use tokio::sync::{Notify, watch};
 
+use super::download::ReaderId;
 use crate::net::NetError;
 use crate::storage::StoredTask;
-
-/// A reader's number within its flight.
-pub(crate) type ReaderId = u64;
 
 /// How far the download is, as its readers need to know it.
 #[derive(Clone, Debug)]
@@ -51,8 +49,8 @@ pub(crate) enum Outcome {
 /// What a reader has said since the driver last listened.
 #[derive(Debug, Default)]
 pub(crate) struct News {
-    /// The bytes that it wants, if it is new or knows better now.
-    pub(crate) wants: Option<ByteRange>,
+    /// The bytes that it wants, if it is new.
+    pub(crate) wants: Option<RangeWish>,
     /// Where it is.
     pub(crate) at: Option<u64>,
     /// It left.
@@ -61,10 +59,8 @@ pub(crate) struct News {
 
 #[derive(Debug, Default)]
 struct Seats {
-    next: ReaderId,
+    next: u64,
     taken: usize,
-    /// Readers that wait for the length before they can say finally what they want.
-    unsettled: usize,
     news: BTreeMap<ReaderId, News>,
     closed: bool,
 }
@@ -90,21 +86,19 @@ impl Flight {
         })
     }
 
-    /// Takes a seat for a reader that wants `range`, as far as it can tell before it knows the length; it says finally
-    /// with [`Seat::want`]. `None` once the download has ended.
-    pub(crate) fn sit(self: &Arc<Self>, range: ByteRange) -> Option<Seat> {
+    /// Takes a seat for a reader; `None` once the download has ended.
+    pub(crate) fn sit(self: &Arc<Self>, wish: RangeWish) -> Option<Seat> {
         let mut seats = self.seats();
         if seats.closed {
             return None;
         }
-        let reader = seats.next;
+        let reader = ReaderId(seats.next);
         seats.next += 1;
         seats.taken += 1;
-        seats.unsettled += 1;
-        seats.news.insert(reader, News { wants: Some(range), ..News::default() });
+        seats.news.insert(reader, News { wants: Some(wish), ..News::default() });
         drop(seats);
         self.bell.notify_one();
-        Some(Seat { flight: Arc::clone(self), reader, settled: false })
+        Some(Seat { flight: Arc::clone(self), reader })
     }
 
     /// Waits until a reader has news.
@@ -120,11 +114,10 @@ impl Flight {
         }
     }
 
-    /// Closes the book if no reader has yet to say what it wants, or said it unheard; says whether it is closed.
+    /// Closes the book if no reader has come unheard; says whether it is closed.
     pub(crate) fn close(&self) -> bool {
         let mut seats = self.seats();
-        let unheard = seats.news.values().any(|news| !news.gone && news.wants.is_some());
-        seats.closed = seats.unsettled == 0 && !unheard;
+        seats.closed = seats.news.values().all(|news| news.gone || news.wants.is_none());
         seats.closed
     }
 
@@ -160,26 +153,11 @@ impl Flight {
 pub(crate) struct Seat {
     flight: Arc<Flight>,
     reader: ReaderId,
-    settled: bool,
 }
 
 impl Seat {
     pub(crate) fn flight(&self) -> &Arc<Flight> {
         &self.flight
-    }
-
-    /// Says which bytes are wanted, now that the length is known. `false` if the download has ended meanwhile.
-    pub(crate) fn want(&mut self, range: ByteRange) -> bool {
-        let mut seats = self.flight.seats();
-        if !self.settled {
-            self.settled = true;
-            seats.unsettled -= 1;
-        }
-        tell(&mut seats, self.reader, |news| news.wants = Some(range)) && {
-            drop(seats);
-            self.flight.bell.notify_one();
-            true
-        }
     }
 
     /// Says that the reader has got to `offset`.
@@ -194,9 +172,6 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.flight.seats();
         seats.taken -= 1;
-        if !self.settled {
-            seats.unsettled -= 1;
-        }
         tell(&mut seats, self.reader, |news| news.gone = true);
         drop(seats);
         self.flight.bell.notify_one();
@@ -284,7 +259,6 @@ impl Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::FutureExt as _;
 
     fn flight() -> Arc<Flight> {
         Flight::new(TaskId::from_bytes([0; 32]))
@@ -293,27 +267,25 @@ mod tests {
     #[tokio::test]
     async fn the_driver_hears_what_readers_say() {
         let flight = flight();
-        let seat = flight.sit(ByteRange::whole(9)).unwrap();
+        let seat = flight.sit(RangeWish::Whole).unwrap();
         seat.at(4);
         let news = flight.news().await;
-        assert_eq!(news[&0].wants, Some(ByteRange::whole(9)));
-        assert_eq!(news[&0].at, Some(4));
+        assert_eq!(news[&ReaderId(0)].wants, Some(RangeWish::Whole));
+        assert_eq!(news[&ReaderId(0)].at, Some(4));
         drop(seat);
-        assert!(flight.news().await[&0].gone);
+        assert!(flight.news().await[&ReaderId(0)].gone);
         assert_eq!(flight.readers(), 0);
     }
 
-    #[test]
-    fn the_book_does_not_close_over_an_unheard_wish() {
+    #[tokio::test]
+    async fn the_book_does_not_close_over_an_unheard_reader() {
         let flight = flight();
-        let mut seat = flight.sit(ByteRange::whole(9)).unwrap();
-        let _ = flight.news().now_or_never();
-        assert!(!flight.close(), "not settled");
-        assert!(seat.want(ByteRange::whole(3)), "still open");
+        let seat = flight.sit(RangeWish::Whole).unwrap();
         assert!(!flight.close(), "not heard");
-        drop(seat);
-        assert!(flight.close());
-        assert!(flight.sit(ByteRange::whole(1)).is_none());
+        assert_eq!(flight.news().await.len(), 1);
+        seat.at(3);
+        assert!(flight.close(), "its place is nothing to wait for");
+        assert!(flight.sit(RangeWish::Whole).is_none());
     }
 
     #[test]

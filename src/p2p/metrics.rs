@@ -44,21 +44,13 @@ impl Default for Metrics {
 impl Metrics {
     /// Makes them part of `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "dragonfly_client_download_task",
-            "Downloads that ended, by outcome",
-            self.downloads.clone(),
-        );
+        registry.register("dragonfly_client_download_task", "Downloads that ended, by outcome", self.downloads.clone());
         registry.register(
             "dragonfly_client_piece_failure",
             "Pieces that could not be had from a parent, by what was the matter with it",
             self.pieces_failed.clone(),
         );
-        registry.register(
-            "dragonfly_client_concurrent_download_task",
-            "Downloads under way",
-            self.in_flight.clone(),
-        );
+        registry.register("dragonfly_client_concurrent_download_task", "Downloads under way", self.in_flight.clone());
         registry.register_with_unit(
             "dragonfly_client_download_task_duration",
             "How long downloads took",

@@ -99,8 +99,8 @@ pub(crate) fn judge(
 pub(crate) enum End {
     /// All that was asked for has come.
     Complete,
-    /// It broke off, fell silent, or was longer or shorter than it said.
-    Cut(String),
+    /// It broke off, fell silent or was too short. The piece that it broke off in is there up to that place.
+    Cut(String, Option<PieceWriter>),
     /// The store failed.
     Store(std::io::Error),
 }
@@ -118,23 +118,22 @@ pub(crate) enum Step {
 
 /// Copies `body`, which starts at `at`, into the store up to `end`, telling each step.
 ///
-/// A piece that is there already, or that somebody else is writing, is skipped. `silence` is how long the body may give
-/// no byte.
+/// `begun` is the writer of the piece that `at` lies in, if a stream before broke off there. A piece that is there
+/// already, or that somebody else is writing, is skipped.
 pub(crate) async fn copy<F: AsyncFnMut(Step)>(
-    body: Body,
+    mut body: Chunks,
     at: u64,
     end: u64,
+    begun: Option<PieceWriter>,
     stored: &StoredTask,
-    silence: Duration,
     mut tell: F,
 ) -> End {
-    let mut run = Run { stored, at, writer: None };
-    let mut chunks = Chunks::new(body, silence);
+    let mut run = Run { stored, at, writer: begun };
     while run.at < end {
-        let chunk = match chunks.next().await {
+        let chunk = match body.next().await {
             Ok(Some(chunk)) => chunk,
-            Ok(None) => return End::Cut(format!("it ended at {} of {end} bytes", run.at)),
-            Err(why) => return End::Cut(why),
+            Ok(None) => return End::Cut(format!("it ended at {} of {end} bytes", run.at), run.writer),
+            Err(why) => return End::Cut(why, run.writer),
         };
         tell(Step::Progress(chunk.len() as u64)).await;
         if let Err(error) = run.take(chunk, end, &mut tell).await {
@@ -154,8 +153,7 @@ impl Run<'_> {
     async fn take<F: AsyncFnMut(Step)>(&mut self, mut chunk: Bytes, end: u64, tell: &mut F) -> std::io::Result<()> {
         let geometry = self.stored.geometry();
         while !chunk.is_empty() && self.at < end {
-            let Some((piece, span)) =
-                geometry.piece_at(self.at).and_then(|piece| Some((piece, geometry.span(piece)?)))
+            let Some((piece, span)) = geometry.piece_at(self.at).and_then(|piece| Some((piece, geometry.span(piece)?)))
             else {
                 break;
             };

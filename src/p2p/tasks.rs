@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use damselfly_core::{ByteRange, Geometry, Identity, Moment, RangeWish, TaskId, default_piece_length};
 use damselfly_core::swarm::{HostInfo, Origin};
+use damselfly_core::{Geometry, Identity, Moment, RangeWish, TaskId, default_piece_length};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -219,8 +219,7 @@ impl Tasks {
             if let Some(stored) = self.0.parts.storage.get(&id).filter(ready_to_read) {
                 return Ok(self.0.content(stored, wish, &spec, None));
             }
-            let range = first_wish(wish, spec.known.as_ref().map(|known| known.length));
-            let (seat, origin) = self.0.join_or_start(&spec, range, &mut under_way)?;
+            let (seat, origin) = self.0.join_or_start(&spec, wish, &mut under_way)?;
             if let Some(opened) = self.0.settle(seat, origin, wish, &spec).await? {
                 return Ok(opened);
             }
@@ -256,19 +255,19 @@ impl Shared {
     fn join_or_start(
         self: &Arc<Self>,
         spec: &TaskSpec,
-        range: ByteRange,
+        wish: RangeWish,
         under_way: &mut Option<SourceResponse>,
     ) -> Result<(Seat, Option<oneshot::Receiver<SourceResponse>>), OpenError> {
         let id = spec.identity.task_id();
         let mut flights = self.flights();
-        if let Some(seat) = flights.get(&id).and_then(|flight| flight.sit(range)) {
+        if let Some(seat) = flights.get(&id).and_then(|flight| flight.sit(wish)) {
             return Ok((seat, None));
         }
         if flights.len() >= self.config.max_downloads {
             return Err(OpenError::Local("too many downloads are under way".into()));
         }
         let flight = Flight::new(id);
-        let Some(seat) = flight.sit(range) else {
+        let Some(seat) = flight.sit(wish) else {
             return Err(OpenError::Local("a new download was closed".into()));
         };
         flights.insert(id, Arc::clone(&flight));
@@ -285,73 +284,51 @@ fn ready_to_read(stored: &StoredTask) -> bool {
     stored.have().is_full() && (stored.digest().is_none() || stored.is_verified())
 }
 
-/// The bytes that a reader wants, as far as can be told before the length is known.
-fn first_wish(wish: RangeWish, known: Option<u64>) -> ByteRange {
-    if let Some(range) = known.and_then(|length| wish.resolve(length)) {
-        return range;
-    }
-    match wish {
-        RangeWish::Whole => ByteRange::whole(u64::MAX),
-        RangeWish::From(first) => ByteRange::new(first, u64::MAX).unwrap_or(ByteRange::whole(1)),
-        RangeWish::Span(first, last) => {
-            ByteRange::new(first, last.saturating_add(1)).unwrap_or(ByteRange::whole(1))
-        }
-        // Any byte will do to learn the length by.
-        RangeWish::Suffix(_) => ByteRange::whole(1),
-    }
-}
-
 impl Shared {
-/// Waits until the download knows its length or has ended; `None` means: it is over, open again.
-async fn settle(
-    &self,
-    mut seat: Seat,
-    origin: Option<oneshot::Receiver<SourceResponse>>,
-    wish: RangeWish,
-    spec: &TaskSpec,
-) -> Result<Option<Opened>, OpenError> {
-    let mut phase = seat.flight().phase();
-    let settled = phase.wait_for(|phase| !matches!(phase, Phase::Resolving)).await.map(|phase| phase.clone());
-    let outcome = match settled {
-        Ok(Phase::Ready(stored)) => {
-            let Some(range) = wish.resolve(stored.geometry().length()) else {
-                return Ok(Some(Opened::Unsatisfiable { length: stored.geometry().length() }));
-            };
-            return Ok(seat.want(range).then(|| self.content(stored, wish, spec, Some(seat))));
+    /// Waits until the download knows its length or has ended; `None` means: it is over, open again.
+    async fn settle(
+        &self,
+        seat: Seat,
+        origin: Option<oneshot::Receiver<SourceResponse>>,
+        wish: RangeWish,
+        spec: &TaskSpec,
+    ) -> Result<Option<Opened>, OpenError> {
+        let mut phase = seat.flight().phase();
+        let settled = phase.wait_for(|phase| !matches!(phase, Phase::Resolving)).await.map(|phase| phase.clone());
+        let outcome = match settled {
+            Ok(Phase::Ready(stored)) => return Ok(Some(self.content(stored, wish, spec, Some(seat)))),
+            Ok(Phase::Ended(outcome)) => outcome,
+            Ok(Phase::Resolving) | Err(_) => return Err(OpenError::Local("the download was given up".into())),
+        };
+        // The starter gets the origin's own answer back, whatever else was the matter.
+        if let Some(mut origin) = origin
+            && let Ok(response) = origin.try_recv()
+        {
+            return Ok(Some(Opened::Origin(response)));
         }
-        Ok(Phase::Ended(outcome)) => outcome,
-        Ok(Phase::Resolving) | Err(_) => return Err(OpenError::Local("the download was given up".into())),
-    };
-    // The starter gets the origin's own answer back, whatever else was the matter.
-    if let Some(mut origin) = origin
-        && let Ok(response) = origin.try_recv()
-    {
-        return Ok(Some(Opened::Origin(response)));
-    }
-    match outcome {
-        Outcome::Done(_) => Ok(None),
-        Outcome::Refused => Err(OpenError::Local("the origin's answer cannot be shared".into())),
-        Outcome::Source(error) => Err(OpenError::Source(error)),
-        Outcome::Changed => Err(OpenError::Changed),
-        Outcome::Digest => Err(OpenError::Local("the content did not have its digest".into())),
-        Outcome::Local(why) => Err(OpenError::Local(why)),
-    }
-}
-
-fn content(&self, stored: StoredTask, wish: RangeWish, spec: &TaskSpec, seat: Option<Seat>) -> Opened {
-    let length = stored.geometry().length();
-    match wish.resolve(length) {
-        None => Opened::Unsatisfiable { length },
-        Some(range) => {
-            let headers = match &spec.known {
-                Some(known) => known.headers.clone(),
-                None => kept_headers(&stored),
-            };
-            Opened::Content(ContentStream::new(stored, range, headers, seat, self.rescue(spec)))
+        match outcome {
+            Outcome::Done(_) => Ok(None),
+            Outcome::Refused => Err(OpenError::Local("the origin's answer cannot be shared".into())),
+            Outcome::Source(error) => Err(OpenError::Source(error)),
+            Outcome::Changed => Err(OpenError::Changed),
+            Outcome::Digest => Err(OpenError::Local("the content did not have its digest".into())),
+            Outcome::Local(why) => Err(OpenError::Local(why)),
         }
     }
-}
 
+    fn content(&self, stored: StoredTask, wish: RangeWish, spec: &TaskSpec, seat: Option<Seat>) -> Opened {
+        let length = stored.geometry().length();
+        match wish.resolve(length) {
+            None => Opened::Unsatisfiable { length },
+            Some(range) => {
+                let headers = match &spec.known {
+                    Some(known) => known.headers.clone(),
+                    None => kept_headers(&stored),
+                };
+                Opened::Content(ContentStream::new(stored, range, headers, seat, self.rescue(spec)))
+            }
+        }
+    }
 
     /// How a reader goes on when this host fails it; not where the source is forbidden.
     fn rescue(&self, spec: &TaskSpec) -> Option<Rescue> {
