@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use damselfly_core::swarm::{Held, Offer, Registration, Report, SourceWish};
+use damselfly_core::swarm::{Offer, PieceFault, Registration, Report, SourceWish};
 use damselfly_core::{ByteRange, PeerId, PieceNumber};
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
@@ -59,7 +59,7 @@ impl Driver {
             peer: self.peer.clone(),
             origin: self.spec.origin(),
             geometry: self.stored.as_ref().map(StoredTask::geometry),
-            held: self.stored.as_ref().map(held),
+            held: self.stored.as_ref().map(StoredTask::held),
             source,
             extended: true,
         };
@@ -142,11 +142,13 @@ impl Driver {
             return Happened::Nothing;
         }
         Happened::Event(match result {
-            Ok(writer) => {
-                let digest = writer.digest();
-                self.arrived.insert(piece, writer);
-                Event::PieceArrived { parent, piece, digest }
-            }
+            Ok(writer) => match writer.digest() {
+                Some(digest) => {
+                    self.arrived.insert(piece, writer);
+                    Event::PieceArrived { parent, piece, digest }
+                }
+                None => Event::PieceFailed { parent, piece, fault: PieceFault::Gone },
+            },
             Err(error) => {
                 debug!(%parent, %piece, %error, "a piece could not be had from a parent");
                 Event::PieceFailed { parent, piece, fault: error.fault() }
@@ -319,11 +321,6 @@ impl Driver {
     }
 }
 
-fn held(stored: &StoredTask) -> Held {
-    let pieces = stored.have().iter().filter_map(|piece| Some((piece, stored.digest_of(piece)?.blake3))).collect();
-    Held { geometry: stored.geometry(), pieces }
-}
-
 /// Fetches a piece into the store and leaves it unfinished, for the machine to decide on.
 async fn fetch(
     client: &DataClient,
@@ -333,7 +330,7 @@ async fn fetch(
     stall: Duration,
 ) -> Result<PieceWriter, FetchError> {
     let mut writer = timeout(stall, claim(stored, piece)).await.map_err(|_| FetchError::Stalled)?;
-    client.fetch(data, stored.id(), &mut writer, stall).await?;
+    client.fetch(data, &stored.id(), &mut writer, stall).await?;
     Ok(writer)
 }
 

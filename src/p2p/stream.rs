@@ -88,7 +88,7 @@ impl ContentStream {
             }
         });
         Self {
-            id: *stored.id(),
+            id: stored.id(),
             length,
             range,
             left: range.len(),
@@ -194,8 +194,12 @@ impl Follower {
 
     /// The next bytes from the store.
     async fn follow(&mut self) -> Result<Bytes, Broken> {
-        let end = self.wait().await?;
-        self.read(end).await
+        loop {
+            let end = self.wait().await?;
+            if let Some(bytes) = self.read(end).await? {
+                return Ok(bytes);
+            }
+        }
     }
 
     /// Leaves the store for the source, once.
@@ -242,12 +246,17 @@ impl Follower {
         }
     }
 
-    async fn read(&mut self, end: u64) -> Result<Bytes, Broken> {
+    /// Reads up to `end`; `None` if the bytes were withdrawn meanwhile (a source stream broke off) and come again.
+    async fn read(&mut self, end: u64) -> Result<Option<Bytes>, Broken> {
         let geometry = self.stored.geometry();
         let piece_end = geometry.piece_at(self.at).and_then(|piece| geometry.span(piece)).map_or(end, ByteRange::end);
         let end = end.min(piece_end).min(self.at + READ_LENGTH);
         let range = ByteRange::new(self.at, end).ok_or_else(|| Broken::Local("a reader ran ahead".into()))?;
-        let bytes = self.stored.read(range).await.map_err(|error| Broken::Local(format!("cannot read: {error}")))?;
+        let bytes = match self.stored.read(range).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Broken::Local(format!("cannot read: {error}"))),
+        };
         if bytes.len() as u64 != range.len() {
             return Err(Broken::Local("the content file is shorter than its content".into()));
         }
@@ -258,7 +267,7 @@ impl Follower {
         {
             seat.at(end);
         }
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 
     fn count(&self, bytes: u64) {
