@@ -30,6 +30,17 @@ impl Validators {
     }
 }
 
+/// What an identity's text begins with: the form's name and version.
+const HEADING: &str = "damselfly/1";
+
+/// Takes one `\nname length value` off the front: name, value, and what is behind.
+fn field(text: &str) -> Option<(&str, &str, &str)> {
+    let (name, rest) = text.strip_prefix('\n')?.split_once(' ')?;
+    let (length, rest) = rest.split_once(' ')?;
+    let (value, behind) = rest.split_at_checked(length.parse().ok()?)?;
+    Some((name, value, behind))
+}
+
 /// What makes two downloads the same task.
 ///
 /// A content that is named by its digest is that digest, wherever it comes from. Everything else is its URL, the
@@ -65,7 +76,7 @@ impl Identity {
         let Self::Version { url, validators, length, vary, tag, application } = self else {
             return None;
         };
-        let mut text = String::from("damselfly/1");
+        let mut text = String::from(HEADING);
         let mut field = |name: &str, value: &str| {
             // Writing to a String cannot fail.
             let _ = write!(text, "\n{name} {} {value}", value.len());
@@ -84,6 +95,31 @@ impl Identity {
             field(&format!("vary:{}:{name}", name.len()), value);
         }
         Some(text)
+    }
+
+    /// Reads what [`Identity::content`] wrote: how a host that is asked to fetch a task for others learns what it is.
+    /// `None` for any other text.
+    pub fn from_content(text: &str) -> Option<Self> {
+        let mut rest = text.strip_prefix(HEADING)?;
+        let (mut url, mut length, mut vary) = (None, None, Vec::new());
+        let (mut tag, mut application) = (String::new(), String::new());
+        let mut validators = Validators::default();
+        while !rest.is_empty() {
+            let (name, value, behind) = field(rest)?;
+            rest = behind;
+            match name {
+                "url" => url = Some(value.to_owned()),
+                "length" => length = value.parse().ok(),
+                "tag" => tag = value.to_owned(),
+                "application" => application = value.to_owned(),
+                "etag" => validators.etag = Some(value.to_owned()),
+                "last-modified" => validators.last_modified = Some(value.to_owned()),
+                name => vary.push((name.strip_prefix("vary:")?.split_once(':')?.1.to_owned(), value.to_owned())),
+            }
+        }
+        let identity = Self::Version { url: url?, validators, length: length?, vary, tag, application };
+        // Whatever was read loosely above does not write the same text again.
+        (identity.content().as_deref() == Some(text)).then_some(identity)
     }
 
     /// The task's id.
@@ -106,6 +142,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn version(url: &str, tag: &str, etag: Option<&str>, vary: &[(&str, &str)]) -> Identity {
         Identity::Version {
@@ -139,6 +176,31 @@ mod tests {
         for (i, a) in all.iter().enumerate() {
             for (j, b) in all.iter().enumerate() {
                 assert_eq!(a.task_id() == b.task_id(), i == j, "{a:?} {b:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_identity_reads_what_it_wrote(
+            url in ".*", tag in ".*", etag in proptest::option::of(".*"), length: u64,
+            vary in prop::collection::vec(("[a-z-]{1,9}", ".*"), 0..3),
+        ) {
+            let identity = Identity::Version {
+                url,
+                validators: Validators { etag, last_modified: None },
+                length,
+                vary,
+                tag,
+                application: String::new(),
+            };
+            prop_assert_eq!(Identity::from_content(&identity.content().unwrap()), Some(identity));
+        }
+
+        #[test]
+        fn no_text_is_read_as_what_it_is_not(text in "(damselfly/1)?(\n[a-z]{1,6} [0-9]{1,3} .{0,9}){0,4}") {
+            if let Some(identity) = Identity::from_content(&text) {
+                prop_assert_eq!(identity.content(), Some(text));
             }
         }
     }
