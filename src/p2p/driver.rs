@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use damselfly_core::swarm::{Answer, Report, SourceWish};
+use damselfly_core::swarm::{Answer, Report};
 use damselfly_core::{ByteRange, Geometry, Moment, PeerId, PieceNumber, PieceSet};
 use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
@@ -252,7 +252,7 @@ impl Driver {
             geometry,
             have: self.stored.as_ref().map_or_else(|| PieceSet::empty(0), StoredTask::have),
             scheduler: true,
-            source: if self.spec.use_source { SourceWish::Allowed } else { SourceWish::Forbidden },
+            source: self.spec.source_wish,
             source_under_way: self.under_way.is_some(),
             seed: fastrand::u64(..),
         }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use damselfly_core::swarm::{HostInfo, Origin};
+use damselfly_core::swarm::{HostInfo, Origin, SourceWish};
 use damselfly_core::{Geometry, Identity, Moment, RangeWish, TaskId, default_piece_length};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::oneshot;
@@ -45,8 +45,8 @@ pub struct TaskSpec {
     pub application: String,
     /// The piece length in bytes that the user asks for.
     pub piece_length: Option<u64>,
-    /// Whether this host may fetch it from the source at all.
-    pub use_source: bool,
+    /// Whether this host may fetch it from the source at all, or is asked to.
+    pub source_wish: SourceWish,
 }
 
 /// What is known of a content before it is downloaded.
@@ -59,6 +59,33 @@ pub struct Known {
 }
 
 impl TaskSpec {
+    /// The task that another host has named, to be fetched from its source on behalf of the others; `None` where that
+    /// needs more than a plain GET of its URL.
+    pub fn on_behalf(origin: &Origin) -> Option<Self> {
+        let digest = origin.digest.as_deref().and_then(|digest| digest.parse().ok()).map(Identity::Digest);
+        let identity = match &origin.content {
+            Some(content) => Identity::from_content(content)?,
+            None => digest?,
+        };
+        let mut headers = HeaderMap::new();
+        let mut known = None;
+        if let Identity::Version { length, vary, .. } = &identity {
+            known = Some(Known { length: *length, headers: HeaderMap::new() });
+            for (name, value) in vary {
+                headers.append(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+            }
+        }
+        Some(Self {
+            identity,
+            source: SourceRequest { uri: origin.url.parse().ok()?, headers },
+            known,
+            tag: origin.tag.clone(),
+            application: origin.application.clone(),
+            piece_length: None,
+            source_wish: SourceWish::Wanted,
+        })
+    }
+
     /// How a content of `length` bytes is cut; `None` where that makes no sensible task.
     pub(crate) fn geometry(&self, length: u64) -> Option<Geometry> {
         Geometry::new(length, self.piece_length.unwrap_or_else(|| default_piece_length(length))).ok()
@@ -332,7 +359,7 @@ impl Shared {
 
     /// How a reader goes on when this host fails it; not where the source is forbidden.
     fn rescue(&self, spec: &TaskSpec) -> Option<Rescue> {
-        spec.use_source.then(|| Rescue {
+        (spec.source_wish != SourceWish::Forbidden).then(|| Rescue {
             backend: self.parts.backend.clone(),
             request: spec.source.clone(),
             expected: spec.expected(),
