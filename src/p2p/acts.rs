@@ -10,9 +10,9 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::download::{Action, End, Event};
-use super::driver::{Done, Driver, Happened, Word};
+use super::driver::{Done, Driver, Happened, Word, unverified};
 use super::flight::Outcome;
-use super::source::{self, Chunks, Step, Trouble};
+use super::source::{self, Chunks, Step, Teller, Trouble};
 use super::transport::{DataClient, FetchError};
 use crate::storage::{PieceWriter, StoredTask};
 
@@ -67,7 +67,11 @@ impl Driver {
         self.start(async move { Done::Registered { round, result: scheduler.register(registration).await } });
     }
 
-    fn report(&mut self, report: Report) {
+    pub(super) fn report(&mut self, report: Report) {
+        if report == Report::Finished && self.stored.as_ref().is_some_and(unverified) {
+            self.finish_unsaid = true;
+            return;
+        }
         if let Report::PieceFailed { fault, .. } = &report {
             self.shared.parts.metrics.piece_failed(*fault);
         }
@@ -241,19 +245,10 @@ impl Driver {
         // A stream that starts at another place than was asked for starts at the beginning of all.
         let begun = self.begun.take().filter(|_| self.asked.is_some_and(|asked| asked.start() == opened.start));
         let body = Chunks::new(opened.response.body, self.shared.config.source_silence);
-        let (words, flight) = (self.words.0.clone(), self.flight.clone());
+        let teller = Teller { run, words: self.words.0.clone(), flight: self.flight.clone() };
         let work = self.start(async move {
-            let tell = async |step| {
-                // Readers may be at this piece before the driver hears of it.
-                if let Step::Begun(piece) = step {
-                    flight.provenance().from_source(piece);
-                }
-                // The driver that does not listen any more has ended, and this work with it.
-                let _ = words.send(Word::Source { run, step }).await;
-            };
-            let ended = source::copy(body, opened.start, end, begun, &stored, tell).await;
-            // By the same way as the steps, so that it comes behind the last of them.
-            let _ = words.send(Word::SourceEnded { run, end: ended }).await;
+            let ended = source::copy(body, opened.start, end, begun, &stored, &teller).await;
+            teller.end(ended).await;
             Done::Nothing
         });
         self.source = Some((run, work));

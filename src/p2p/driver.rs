@@ -21,8 +21,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument as _, debug, info_span, warn};
 
-use super::download::{Action, Download, Event, Failure, Setup};
-use super::flight::{Flight, News, Outcome, Phase, ReaderId};
+use super::download::{Action, Download, Event, Failure, ReaderId, Setup};
+use super::flight::{Flight, News, Outcome, Phase};
 use super::source::{self, Step, Trouble};
 use super::tasks::{Shared, TaskSpec};
 use super::transport::FetchError;
@@ -38,7 +38,7 @@ const WORDS: usize = 256;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What work came to.
-pub(super) enum Done {
+pub(crate) enum Done {
     Nothing,
     Registered { round: u64, result: Result<Conversation, SchedulerLost> },
     SourceOpened { run: u64, result: Result<source::Opened, Trouble> },
@@ -48,7 +48,7 @@ pub(super) enum Done {
 }
 
 /// What work says while it goes on.
-pub(super) enum Word {
+pub(crate) enum Word {
     Source { run: u64, step: Step },
     SourceEnded { run: u64, end: source::End },
     Has { parent: PeerId, piece: PieceNumber, data: SocketAddr },
@@ -79,6 +79,8 @@ pub(crate) struct Driver {
     pub(super) fetches: HashMap<(PeerId, PieceNumber), AbortHandle>,
     pub(super) arrived: BTreeMap<PieceNumber, PieceWriter>,
     verifying: bool,
+    /// The machine has reported that it finished, and the whole's digest is still being computed.
+    pub(super) finish_unsaid: bool,
     pub(super) source_error: Option<Arc<NetError>>,
 }
 
@@ -113,6 +115,7 @@ impl Driver {
             fetches: HashMap::new(),
             arrived: BTreeMap::new(),
             verifying: false,
+            finish_unsaid: false,
             source_error: None,
             shared,
             flight,
@@ -128,7 +131,7 @@ impl Driver {
         let outcome = self.fly().instrument(span.clone()).await;
         let _in_span = span.enter();
         match &outcome {
-            Outcome::Done(_) | Outcome::Refused => debug!(?outcome, "download ended"),
+            Outcome::Done | Outcome::Refused => debug!(?outcome, "download ended"),
             _ => warn!(?outcome, "download failed"),
         }
         self.shared.parts.metrics.ended(&outcome, started.elapsed());
@@ -151,12 +154,9 @@ impl Driver {
             if self.flight.readers() == 0 && self.flight.close() {
                 return Outcome::Local("nobody waits for it any more".into());
             }
-            let outcome = match self.all_here() {
-                Some(stored) => Outcome::Done(stored),
-                None => self.download(news).await,
-            };
+            let outcome = if self.all_here() { Outcome::Done } else { self.download(news).await };
             // A reader may have come, or said what it wants, after the last piece that was wanted.
-            if !matches!(outcome, Outcome::Done(_)) || self.flight.close() {
+            if !matches!(outcome, Outcome::Done) || self.flight.close() {
                 return outcome;
             }
         }
@@ -201,11 +201,10 @@ impl Driver {
         self.stored = Some(stored);
     }
 
-    /// The task, if every piece is here and the whole has its digest.
-    fn all_here(&self) -> Option<StoredTask> {
-        self.stored
-            .clone()
-            .filter(|stored| stored.have().is_full() && (stored.digest().is_none() || stored.is_verified()))
+    /// Whether every piece is here and the whole has its digest.
+    fn all_here(&self) -> bool {
+        let whole = |stored: &StoredTask| stored.is_complete() && (stored.digest().is_none() || stored.is_verified());
+        self.stored.as_ref().is_some_and(whole)
     }
 }
 
@@ -281,13 +280,10 @@ impl Driver {
                 Err(_) => Err(Outcome::Local("a part of the download panicked".into())),
             },
             Some(word) = self.words.1.recv() => self.hear_word(word),
-            answer = next_answer(&mut self.conversation) => Ok(Happened::Event(match answer {
-                Some(answer) => Event::Answer(answer),
-                None => self.lose_scheduler(),
-            })),
-            sent = send_next(&self.conversation, &mut self.outbox) => Ok(match sent {
-                Ok(()) => Happened::Nothing,
-                Err(SchedulerGone) => Happened::Event(self.lose_scheduler()),
+            said = converse(&mut self.conversation, &mut self.outbox) => Ok(match said {
+                Said::Answer(answer) => Happened::Event(Event::Answer(answer)),
+                Said::Sent => Happened::Nothing,
+                Said::Gone => Happened::Event(self.lose_scheduler()),
             }),
             news = self.flight.news() => Ok(Happened::News(news)),
             () = sleep(deadline) => Ok(Happened::Event(Event::Timer)),
@@ -318,7 +314,15 @@ impl Driver {
                 if let Some(stored) = &self.stored {
                     stored.set_verified();
                 }
+                if std::mem::take(&mut self.finish_unsaid) {
+                    self.report(Report::Finished);
+                }
                 Happened::Nothing
+            }
+            // The machine may have ended: then it is not for it to decide.
+            Done::Verified(Ok(false)) if self.finish_unsaid => {
+                self.report(Report::Failed);
+                return Err(self.failed(&Failure::Digest));
             }
             Done::Verified(Ok(false)) => Happened::Event(Event::DigestMismatch),
             Done::Verified(Err(error)) => return Err(Outcome::Local(format!("cannot read the content file: {error}"))),
@@ -360,11 +364,11 @@ impl Driver {
             self.start_verifying();
         }
         let stored = self.stored.clone()?;
-        let unverified = stored.digest().is_some() && !stored.is_verified() && stored.have().is_full();
-        (!unverified).then_some(Outcome::Done(stored))
+        (!unverified(&stored)).then_some(Outcome::Done)
     }
 
     fn failed(&mut self, failure: &Failure) -> Outcome {
+        self.finish_unsaid = false;
         match failure {
             Failure::Changed => Outcome::Changed,
             Failure::Digest => {
@@ -399,6 +403,11 @@ impl Driver {
     }
 }
 
+/// Whether everything is there but not known to have the digest that names it.
+pub(super) fn unverified(stored: &StoredTask) -> bool {
+    stored.is_complete() && stored.digest().is_some() && !stored.is_verified()
+}
+
 /// Puts the readers' news to the machine.
 fn hear(machine: &mut Download, now: Moment, news: BTreeMap<ReaderId, News>) {
     for (reader, News { wants, at, gone }) in news {
@@ -414,27 +423,29 @@ fn hear(machine: &mut Download, now: Moment, news: BTreeMap<ReaderId, News>) {
     }
 }
 
-/// The scheduler's next answer; `None` when it has hung up. Waits for ever while there is no conversation.
-async fn next_answer(conversation: &mut Option<Conversation>) -> Option<Answer> {
-    match conversation {
-        Some(conversation) => conversation.answers.recv().await,
-        None => pending().await,
-    }
+/// What came of a moment's conversation with the scheduler.
+enum Said {
+    Answer(Answer),
+    /// A report went out.
+    Sent,
+    /// It has hung up.
+    Gone,
 }
 
-/// The scheduler does not take reports any more.
-struct SchedulerGone;
-
-/// Sends the first report that waits, if there is one and somebody to send it to. Loses none when it is dropped.
-async fn send_next(conversation: &Option<Conversation>, outbox: &mut VecDeque<Report>) -> Result<(), SchedulerGone> {
-    let (Some(conversation), false) = (conversation, outbox.is_empty()) else {
-        return pending().await;
-    };
-    let place = conversation.reports.reserve().await.map_err(|_| SchedulerGone)?;
-    if let Some(report) = outbox.pop_front() {
-        place.send(report);
+/// Waits for the scheduler's next answer, or until the first report that waits has gone out. Loses none when it is
+/// dropped. Waits for ever while there is no conversation.
+async fn converse(conversation: &mut Option<Conversation>, outbox: &mut VecDeque<Report>) -> Said {
+    let Some(Conversation { reports, answers }) = conversation else { return pending().await };
+    tokio::select! {
+        answer = answers.recv() => answer.map_or(Said::Gone, Said::Answer),
+        place = reports.reserve(), if !outbox.is_empty() => match (place, outbox.pop_front()) {
+            (Ok(place), Some(report)) => {
+                place.send(report);
+                Said::Sent
+            }
+            _ => Said::Gone,
+        },
     }
-    Ok(())
 }
 
 async fn sleep(deadline: Option<Instant>) {

@@ -33,7 +33,7 @@ pub(crate) enum Phase {
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     /// Everything that was wanted is in the store, and checked.
-    Done(StoredTask),
+    Done,
     /// The source gave an answer that is no content to share; whoever started the download has it.
     Refused,
     /// The source could not be reached or broke off, and no parent could help.

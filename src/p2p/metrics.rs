@@ -67,7 +67,7 @@ impl Metrics {
         self.in_flight.dec();
         self.duration.observe(took.as_secs_f64());
         let outcome = match outcome {
-            Outcome::Done(_) => "done",
+            Outcome::Done => "done",
             Outcome::Refused => "refused",
             Outcome::Source(_) => "source_failed",
             Outcome::Changed => "changed",

@@ -29,3 +29,6 @@ pub use flight::Traffic;
 pub use metrics::Metrics;
 pub use stream::{Broken, ContentStream, HELD_TAIL};
 pub use tasks::{Config, Known, OpenError, Opened, Parts, TaskSpec, Tasks};
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! [`copy`] carries the body into the store, piece by piece. Bytes are published as they are written: the source is
 //! trusted as far as its TLS is, so readers follow it without waiting for the piece.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,8 +12,11 @@ use damselfly_core::{ByteRange, PieceDigest, PieceNumber, Validators};
 use futures_util::FutureExt as _;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::driver::Word;
+use super::flight::Flight;
 use crate::backend::{Backend, SourceRequest, SourceResponse};
 use crate::net::{Body, NetError};
 use crate::storage::{PieceWriter, StoredTask};
@@ -116,17 +120,44 @@ pub(crate) enum Step {
     Piece(PieceNumber, PieceDigest),
 }
 
+/// Tells the driver, and the readers' accounts, how a stream gets on.
+pub(crate) struct Teller {
+    pub(crate) run: u64,
+    pub(crate) words: mpsc::Sender<Word>,
+    pub(crate) flight: Arc<Flight>,
+}
+
+impl Teller {
+    async fn tell(&self, step: Step) {
+        // Readers may be at this piece before the driver hears of it.
+        if let Step::Begun(piece) = step {
+            self.flight.provenance().from_source(piece);
+        }
+        self.say(Word::Source { run: self.run, step }).await;
+    }
+
+    /// Tells how it ended, behind everything else.
+    pub(crate) async fn end(&self, end: End) {
+        self.say(Word::SourceEnded { run: self.run, end }).await;
+    }
+
+    async fn say(&self, word: Word) {
+        // A driver that does not listen any more has ended, and this work with it.
+        let _ = self.words.send(word).await;
+    }
+}
+
 /// Copies `body`, which starts at `at`, into the store up to `end`, telling each step.
 ///
 /// `begun` is the writer of the piece that `at` lies in, if a stream before broke off there. A piece that is there
 /// already, or that somebody else is writing, is skipped.
-pub(crate) async fn copy<F: AsyncFnMut(Step)>(
+pub(crate) async fn copy(
     mut body: Chunks,
     at: u64,
     end: u64,
     begun: Option<PieceWriter>,
     stored: &StoredTask,
-    mut tell: F,
+    teller: &Teller,
 ) -> End {
     let mut run = Run { stored, at, writer: begun };
     while run.at < end {
@@ -135,8 +166,8 @@ pub(crate) async fn copy<F: AsyncFnMut(Step)>(
             Ok(None) => return End::Cut(format!("it ended at {} of {end} bytes", run.at), run.writer),
             Err(why) => return End::Cut(why, run.writer),
         };
-        tell(Step::Progress(chunk.len() as u64)).await;
-        if let Err(error) = run.take(chunk, end, &mut tell).await {
+        teller.tell(Step::Progress(chunk.len() as u64)).await;
+        if let Err(error) = run.take(chunk, end, teller).await {
             return End::Store(error);
         }
     }
@@ -150,7 +181,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn take<F: AsyncFnMut(Step)>(&mut self, mut chunk: Bytes, end: u64, tell: &mut F) -> std::io::Result<()> {
+    async fn take(&mut self, mut chunk: Bytes, end: u64, teller: &Teller) -> std::io::Result<()> {
         let geometry = self.stored.geometry();
         while !chunk.is_empty() && self.at < end {
             let Some((piece, span)) = geometry.piece_at(self.at).and_then(|piece| Some((piece, geometry.span(piece)?)))
@@ -160,7 +191,7 @@ impl Run<'_> {
             if self.at == span.start() {
                 self.writer = self.stored.claim(piece);
                 if self.writer.is_some() {
-                    tell(Step::Begun(piece)).await;
+                    teller.tell(Step::Begun(piece)).await;
                 }
             }
             let room = usize::try_from(span.end() - self.at).unwrap_or(usize::MAX);
@@ -173,7 +204,7 @@ impl Run<'_> {
                 && let Some(writer) = self.writer.take()
                 && let Ok(digest) = writer.finish()
             {
-                tell(Step::Piece(piece, digest)).await;
+                teller.tell(Step::Piece(piece, digest)).await;
             }
         }
         Ok(())

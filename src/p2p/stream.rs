@@ -283,7 +283,7 @@ impl Follower {
 
 fn broken(outcome: &Outcome) -> Broken {
     match outcome {
-        Outcome::Done(_) => Broken::Local("the download ended before this range of it was there".into()),
+        Outcome::Done => Broken::Local("the download ended before this range of it was there".into()),
         Outcome::Refused => Broken::Source("it gave no content".into()),
         Outcome::Source(error) => Broken::Source(error.to_string()),
         Outcome::Changed => Broken::Changed,

@@ -184,6 +184,7 @@ impl Default for Config {
 }
 
 /// What tasks stand on.
+#[derive(Clone)]
 pub struct Parts {
     /// Who this host is.
     pub host: HostInfo,
@@ -226,6 +227,11 @@ impl Tasks {
     /// How many downloads are under way.
     pub fn in_flight(&self) -> usize {
         self.0.flights().len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn parts_for_tests(&self) -> Parts {
+        self.0.parts.clone()
     }
 
     /// A reader of the range of a task that `wish` means.
@@ -308,7 +314,7 @@ impl Shared {
 
 /// Whether a reader needs no download: everything is here and checked.
 fn ready_to_read(stored: &StoredTask) -> bool {
-    stored.have().is_full() && (stored.digest().is_none() || stored.is_verified())
+    stored.is_complete() && (stored.digest().is_none() || stored.is_verified())
 }
 
 impl Shared {
@@ -334,7 +340,7 @@ impl Shared {
             return Ok(Some(Opened::Origin(response)));
         }
         match outcome {
-            Outcome::Done(_) => Ok(None),
+            Outcome::Done => Ok(None),
             Outcome::Refused => Err(OpenError::Local("the origin's answer cannot be shared".into())),
             Outcome::Source(error) => Err(OpenError::Source(error)),
             Outcome::Changed => Err(OpenError::Changed),

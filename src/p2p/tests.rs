@@ -1,0 +1,360 @@
+//! Tasks on a real store in memory, a real origin on loopback, and a scheduler that says what the test wants.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use damselfly_core::swarm::{Answer, Holding, HostInfo, Registration, Report, SourceWish};
+use damselfly_core::{Digest, HostId, Identity, RangeWish, Validators};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::backend::{Backend, SourceRequest};
+use crate::scheduler_client::{Conversation, SchedulerClient, SchedulerLost};
+use crate::storage::Storage;
+
+const LENGTH: usize = 9 << 20;
+
+fn content() -> Bytes {
+    (0..LENGTH).map(|index| (index * 31 >> 3) as u8).collect::<Vec<u8>>().into()
+}
+
+/// Serves one content, whole or by range, and counts.
+#[derive(Default)]
+struct Origin {
+    content: Mutex<Bytes>,
+    etag: Mutex<String>,
+    requests: AtomicU64,
+    /// The bodies of the first so many answers break off after a third.
+    cuts: AtomicU64,
+}
+
+impl Origin {
+    async fn start(self: Arc<Self>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/file", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let origin = Arc::clone(&self);
+                let service = service_fn(move |request| {
+                    let answer = origin.answer(&request);
+                    async move { Ok::<_, std::convert::Infallible>(answer) }
+                });
+                tokio::spawn(async move {
+                    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    // A client that goes away is part of the tests.
+                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        url
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<crate::net::Body> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let content = self.content.lock().unwrap().clone();
+        let range = request.headers().get("range").map(|range| {
+            let (first, last) = range.to_str().unwrap().strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+            let last = if last.is_empty() { content.len() - 1 } else { last.parse().unwrap() };
+            (first.parse::<usize>().unwrap(), last)
+        });
+        let mut answer = Response::builder().header("etag", self.etag.lock().unwrap().as_str());
+        let body = match range {
+            Some((first, last)) => {
+                let range = format!("bytes {first}-{last}/{}", content.len());
+                answer = answer.status(StatusCode::PARTIAL_CONTENT).header("content-range", range);
+                content.slice(first..=last)
+            }
+            None => content,
+        };
+        answer = answer.header("content-length", body.len());
+        let cut = self.cuts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |cuts| cuts.checked_sub(1)).is_ok();
+        let body = if cut {
+            let third = body.slice(..body.len() / 3);
+            let frames = [Ok(http_body::Frame::data(third)), Err("cut".into())];
+            http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
+        } else {
+            Full::new(body).map_err(|never| match never {}).boxed_unsync()
+        };
+        answer.body(body).unwrap()
+    }
+}
+
+/// Grants the source to whoever registers, or is not there at all.
+struct Scheduler {
+    there: bool,
+    reports: Mutex<Vec<Report>>,
+}
+
+#[async_trait::async_trait]
+impl SchedulerClient for Arc<Scheduler> {
+    async fn register(&self, _: Registration) -> Result<Conversation, SchedulerLost> {
+        if !self.there {
+            return Err(SchedulerLost("there is none".into()));
+        }
+        let (answers, from_scheduler) = mpsc::channel(4);
+        let (reports, mut heard) = mpsc::channel(4);
+        answers.send(Answer::GoToSource).await.unwrap();
+        let scheduler = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Some(report) = heard.recv().await {
+                scheduler.reports.lock().unwrap().push(report);
+            }
+            drop(answers);
+        });
+        Ok(Conversation { reports, answers: from_scheduler })
+    }
+
+    async fn announce_host(&self, _: &HostInfo) -> Result<(), SchedulerLost> {
+        Ok(())
+    }
+
+    async fn announce_holdings(&self, _: &HostId, _: Vec<Holding>) -> Result<(), SchedulerLost> {
+        Ok(())
+    }
+
+    async fn leave(&self, _: &HostId) -> Result<(), SchedulerLost> {
+        Ok(())
+    }
+}
+
+struct House {
+    origin: Arc<Origin>,
+    scheduler: Arc<Scheduler>,
+    tasks: Tasks,
+    url: String,
+}
+
+impl House {
+    async fn new(there: bool) -> Self {
+        let origin = Arc::new(Origin::default());
+        *origin.content.lock().unwrap() = content();
+        *origin.etag.lock().unwrap() = "\"1\"".into();
+        let url = Arc::clone(&origin).start().await;
+        let scheduler = Arc::new(Scheduler { there, reports: Mutex::default() });
+        let ip = [127, 0, 0, 1].into();
+        let host = HostInfo {
+            id: HostId::new(ip, "test", false),
+            seed: false,
+            hostname: "test".into(),
+            ip,
+            rpc_port: 0,
+            data_port: 0,
+            upload_slots: 1,
+            idc: String::new(),
+            location: String::new(),
+        };
+        let parts = Parts {
+            host,
+            storage: Storage::in_memory(1 << 30),
+            backend: Backend::new(Default::default()),
+            scheduler: Arc::new(Arc::clone(&scheduler)),
+            pieces: Default::default(),
+            data: Default::default(),
+            metrics: Metrics::default(),
+        };
+        Self { origin, scheduler, tasks: Tasks::new(Config::default(), parts), url }
+    }
+
+    fn version(&self) -> TaskSpec {
+        let validators = Validators { etag: Some("\"1\"".into()), last_modified: None };
+        let identity = Identity::Version {
+            url: self.url.clone(),
+            validators,
+            length: LENGTH as u64,
+            vary: Vec::new(),
+            tag: String::new(),
+            application: String::new(),
+        };
+        let known = Some(Known { length: LENGTH as u64, headers: HeaderMap::new() });
+        TaskSpec { identity, known, ..self.blob(content().as_ref()) }
+    }
+
+    fn blob(&self, content: &[u8]) -> TaskSpec {
+        TaskSpec {
+            identity: Identity::Digest(Digest::sha256(Sha256::digest(content).into())),
+            source: SourceRequest { uri: self.url.parse().unwrap(), headers: HeaderMap::new() },
+            known: None,
+            tag: String::new(),
+            application: String::new(),
+            piece_length: None,
+            source_wish: SourceWish::Allowed,
+        }
+    }
+
+    async fn open(&self, spec: TaskSpec, wish: RangeWish) -> ContentStream {
+        match self.tasks.open(spec, wish, None).await.unwrap() {
+            Opened::Content(stream) => stream,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn requests(&self) -> u64 {
+        self.origin.requests.load(Ordering::Relaxed)
+    }
+}
+
+async fn all(stream: ContentStream) -> Result<Bytes, Broken> {
+    Ok(stream.collect().await?.to_bytes())
+}
+
+#[tokio::test]
+async fn a_cold_task_comes_from_the_source_and_a_warm_one_does_not() {
+    let house = House::new(true).await;
+    let stream = house.open(house.version(), RangeWish::Whole).await;
+    let traffic = stream.traffic();
+    assert_eq!(all(stream).await.unwrap(), content());
+    assert_eq!(traffic.source.load(Ordering::Relaxed), LENGTH as u64);
+    let stream = house.open(house.version(), RangeWish::Span(5, 5_000_000)).await;
+    let traffic = stream.traffic();
+    assert_eq!(all(stream).await.unwrap(), content().slice(5..=5_000_000));
+    assert_eq!(traffic.local.load(Ordering::Relaxed), 4_999_996);
+    assert_eq!(house.requests(), 1);
+}
+
+#[tokio::test]
+async fn many_readers_are_one_download() {
+    let house = House::new(true).await;
+    let readers = (0..20u64).map(|reader| {
+        let (tasks, spec) = (house.tasks.clone(), house.version());
+        tokio::spawn(async move {
+            let wish = if reader % 2 == 0 { RangeWish::Whole } else { RangeWish::From(reader * 100_000) };
+            let Ok(Opened::Content(stream)) = tasks.open(spec, wish, None).await else { panic!("not opened") };
+            let range = stream.range();
+            let got = all(stream).await.unwrap();
+            assert_eq!(got, content().slice(range.start() as usize..range.end() as usize));
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        reader.await.unwrap();
+    }
+    assert_eq!(house.requests(), 1);
+}
+
+#[tokio::test]
+async fn without_a_scheduler_the_source_serves() {
+    let house = House::new(false).await;
+    let stream = house.open(house.version(), RangeWish::Whole).await;
+    assert_eq!(all(stream).await.unwrap(), content());
+}
+
+#[tokio::test]
+async fn a_source_that_breaks_off_is_taken_up_where_it_broke() {
+    let house = House::new(true).await;
+    house.origin.cuts.store(2, Ordering::Relaxed);
+    let stream = house.open(house.version(), RangeWish::Whole).await;
+    assert_eq!(all(stream).await.unwrap(), content());
+    assert_eq!(house.requests(), 3);
+}
+
+#[tokio::test]
+async fn a_blob_of_unknown_length_is_verified() {
+    let house = House::new(true).await;
+    let stream = house.open(house.blob(&content()), RangeWish::Whole).await;
+    assert_eq!(stream.length(), LENGTH as u64);
+    assert_eq!(all(stream).await.unwrap(), content());
+    let stream = house.open(house.blob(&content()), RangeWish::Suffix(9)).await;
+    assert_eq!(all(stream).await.unwrap(), content().slice(LENGTH - 9..));
+    assert_eq!(house.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_blob_without_its_digest_never_ends_well_and_is_not_kept() {
+    let house = House::new(true).await;
+    let spec = house.blob(b"something else");
+    let mut stream = house.open(spec.clone(), RangeWish::Whole).await;
+    let mut got = 0;
+    let broken = loop {
+        match stream.frame().await.unwrap() {
+            Ok(frame) => got += frame.into_data().unwrap().len() as u64,
+            Err(broken) => break broken,
+        }
+    };
+    assert!(matches!(broken, Broken::Digest), "{broken}");
+    assert_eq!(got, LENGTH as u64 - HELD_TAIL);
+    assert!(!house.tasks.holds(&spec.identity.task_id()));
+}
+
+#[tokio::test]
+async fn another_version_at_the_source_is_told() {
+    let house = House::new(true).await;
+    *house.origin.etag.lock().unwrap() = "\"2\"".into();
+    let mut spec = house.version();
+    let stream = house.open(spec.clone(), RangeWish::Whole).await;
+    assert!(matches!(all(stream).await, Err(Broken::Changed)));
+    // An answer that is already under way is judged like any other.
+    spec.tag = "other".into();
+    let answer = Backend::new(Default::default()).get(&spec.source, None, None).await.unwrap();
+    match house.tasks.open(spec, RangeWish::Whole, Some(answer)).await.unwrap() {
+        Opened::Content(stream) => assert!(matches!(all(stream).await, Err(Broken::Changed))),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_answer_under_way_is_the_source() {
+    let house = House::new(true).await;
+    let spec = house.version();
+    let answer = Backend::new(Default::default()).get(&spec.source, None, None).await.unwrap();
+    match house.tasks.open(spec, RangeWish::Whole, Some(answer)).await.unwrap() {
+        Opened::Content(stream) => assert_eq!(all(stream).await.unwrap(), content()),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(house.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_full_store_gives_the_answer_back() {
+    let house = House::new(true).await;
+    let spec = house.version();
+    let parts = Parts { storage: Storage::in_memory(1 << 20), ..house.tasks.parts_for_tests() };
+    let tasks = Tasks::new(Config::default(), parts);
+    let answer = Backend::new(Default::default()).get(&spec.source, None, None).await.unwrap();
+    match tasks.open(spec.clone(), RangeWish::Whole, Some(answer)).await.unwrap() {
+        Opened::Origin(answer) => assert_eq!(answer.body.collect().await.unwrap().to_bytes(), content()),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(tasks.open(spec, RangeWish::Whole, None).await, Err(OpenError::Local(_))));
+}
+
+#[tokio::test]
+async fn readers_that_leave_end_the_download() {
+    let house = House::new(true).await;
+    let stream = house.open(house.version(), RangeWish::Whole).await;
+    drop(stream);
+    while house.tasks.in_flight() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let stream = house.open(house.version(), RangeWish::Whole).await;
+    assert_eq!(all(stream).await.unwrap(), content());
+}
+
+#[tokio::test]
+async fn the_scheduler_hears_of_every_piece() {
+    let house = House::new(true).await;
+    let stream = house.open(house.version(), RangeWish::Whole).await;
+    all(stream).await.unwrap();
+    while !house.scheduler.reports.lock().unwrap().contains(&Report::Finished) {
+        tokio::task::yield_now().await;
+    }
+    let reports = house.scheduler.reports.lock().unwrap();
+    let pieces = reports.iter().filter(|report| matches!(report, Report::PieceFinished { parent: None, .. }));
+    assert_eq!(pieces.count(), 3);
+}
+
+#[tokio::test]
+async fn a_task_named_by_another_host_is_the_same_task() {
+    let house = House::new(true).await;
+    for spec in [house.version(), house.blob(&content())] {
+        let behalf = TaskSpec::on_behalf(&spec.origin()).unwrap();
+        assert_eq!(behalf.identity, spec.identity);
+        assert_eq!(behalf.source.uri, spec.source.uri);
+    }
+}
