@@ -121,7 +121,7 @@ impl Driver {
         self.begun = self.begun.take().filter(|begun| begun.piece() != piece);
         let (Some(stored), Some(&data)) = (self.stored.clone(), self.data.get(&parent)) else {
             // The machine asks only parents that have spoken, for pieces of a known geometry.
-            let result = Err(FetchError::Gone("it has not said where its data is".into()));
+            let result = Err(FetchError::Gone);
             self.start(async move { Done::Fetched { parent, piece, result } });
             return;
         };
@@ -135,17 +135,21 @@ impl Driver {
         self.fetches.insert(key, work);
     }
 
+    /// A fetch has ended.
+    ///
+    /// # Errors
+    /// The outcome, where it was the store that failed.
     pub(super) fn fetched(
         &mut self,
         parent: PeerId,
         piece: PieceNumber,
         result: Result<PieceWriter, FetchError>,
-    ) -> Happened {
+    ) -> Result<Happened, Outcome> {
         if self.fetches.remove(&(parent.clone(), piece)).is_none() {
             // Cancelled when it was as good as done.
-            return Happened::Nothing;
+            return Ok(Happened::Nothing);
         }
-        Happened::Event(match result {
+        Ok(Happened::Event(match result {
             Ok(writer) => match writer.digest() {
                 Some(digest) => {
                     self.arrived.insert(piece, writer);
@@ -155,9 +159,10 @@ impl Driver {
             },
             Err(error) => {
                 debug!(%parent, %piece, %error, "a piece could not be had from a parent");
-                Event::PieceFailed { parent, piece, fault: error.fault() }
+                let Some(fault) = error.fault() else { return Err(Outcome::Local(error.to_string())) };
+                Event::PieceFailed { parent, piece, fault }
             }
-        })
+        }))
     }
 
     fn keep(&mut self, piece: PieceNumber) {
@@ -324,7 +329,7 @@ async fn fetch(
     piece: PieceNumber,
     stall: Duration,
 ) -> Result<PieceWriter, FetchError> {
-    let mut writer = timeout(stall, claim(stored, piece)).await.map_err(|_| FetchError::Stalled)?;
+    let mut writer = timeout(stall, claim(stored, piece)).await.map_err(|_| FetchError::Missing)?;
     client.fetch(data, &stored.id(), &mut writer, stall).await?;
     Ok(writer)
 }

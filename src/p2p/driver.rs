@@ -304,7 +304,7 @@ impl Driver {
             },
             Done::SourceOpened { run, result } if Some(run) == self.source_run() => self.source_opened(result).await?,
             Done::Nothing | Done::Registered { .. } | Done::SourceOpened { .. } => Happened::Nothing,
-            Done::Fetched { parent, piece, result } => self.fetched(parent, piece, result),
+            Done::Fetched { parent, piece, result } => self.fetched(parent, piece, result)?,
             Done::Unfollowed { parent, clean } => {
                 self.follows.remove(&parent);
                 // A parent that has said everything that it has is still a parent.
