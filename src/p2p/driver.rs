@@ -24,7 +24,7 @@ use tracing::{Instrument as _, debug, info_span, warn};
 use super::download::{Action, Download, Event, Failure, ReaderId, Setup};
 use super::flight::{Flight, News, Outcome, Phase};
 use super::source::{self, Step, Trouble};
-use super::tasks::{Shared, TaskSpec};
+use super::tasks::{Shared, TaskSpec, new_peer};
 use super::transport::FetchError;
 use super::verify;
 use crate::backend::SourceResponse;
@@ -92,12 +92,9 @@ impl Driver {
         under_way: Option<SourceResponse>,
         leader: oneshot::Sender<SourceResponse>,
     ) -> Self {
-        let host = &shared.parts.host;
-        let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-        let peer = PeerId::new(host.ip, &host.hostname, random, host.seed);
         let headers = spec.known.as_ref().map(|known| known.headers.clone()).unwrap_or_default();
         Self {
-            peer,
+            peer: new_peer(&shared.parts.host),
             stored: None,
             headers,
             under_way,

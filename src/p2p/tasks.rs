@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use damselfly_core::swarm::{HostInfo, Origin, SourceWish};
-use damselfly_core::{Geometry, Identity, Moment, RangeWish, TaskId, default_piece_length};
+use damselfly_core::swarm::{Holding, HostInfo, Origin, SourceWish};
+use damselfly_core::{Geometry, Identity, Moment, PeerId, RangeWish, TaskId, default_piece_length};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -229,6 +229,19 @@ impl Tasks {
         self.0.flights().len()
     }
 
+    /// What this host holds, for a scheduler that does not know it.
+    pub fn holdings(&self) -> Vec<Holding> {
+        let parts = &self.0.parts;
+        let stored = parts.storage.list().into_iter().filter_map(|task| parts.storage.peek(&task.id));
+        let holdings = stored.map(|stored| Holding {
+            task: stored.id(),
+            peer: new_peer(&parts.host),
+            origin: stored.origin().clone(),
+            held: stored.held(),
+        });
+        holdings.filter(|holding| !holding.held.pieces.is_empty()).collect()
+    }
+
     #[cfg(test)]
     pub(crate) fn parts_for_tests(&self) -> Parts {
         self.0.parts.clone()
@@ -310,6 +323,12 @@ impl Shared {
         tokio::spawn(driver.run());
         Ok((seat, Some(origin)))
     }
+}
+
+/// A name for the part that this host takes in one task.
+pub(crate) fn new_peer(host: &HostInfo) -> PeerId {
+    let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+    PeerId::new(host.ip, &host.hostname, random, host.seed)
 }
 
 /// Whether a reader needs no download: everything is here and checked.
