@@ -77,7 +77,7 @@ impl TaskSpec {
         }
         Some(Self {
             identity,
-            source: SourceRequest { uri: origin.url.parse().ok()?, headers },
+            source: SourceRequest::new(origin.url.parse().ok()?, headers).following_redirects(),
             known,
             tag: origin.tag.clone(),
             application: origin.application.clone(),

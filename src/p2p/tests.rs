@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::backend::{Backend, SourceRequest};
+use crate::net::{ClientConfig, HttpClient};
 use crate::scheduler_client::{Conversation, SchedulerClient, SchedulerLost};
 use crate::storage::Storage;
 
@@ -154,7 +155,7 @@ impl House {
         let parts = Parts {
             host,
             storage: Storage::in_memory(1 << 30),
-            backend: Backend::new(Default::default()),
+            backend: backend(),
             scheduler: Arc::new(Arc::clone(&scheduler)),
             pieces: Default::default(),
             data: Default::default(),
@@ -180,7 +181,7 @@ impl House {
     fn blob(&self, content: &[u8]) -> TaskSpec {
         TaskSpec {
             identity: Identity::Digest(Digest::sha256(Sha256::digest(content).into())),
-            source: SourceRequest { uri: self.url.parse().unwrap(), headers: HeaderMap::new() },
+            source: SourceRequest::new(self.url.parse().unwrap(), HeaderMap::new()),
             known: None,
             tag: String::new(),
             application: String::new(),
@@ -199,6 +200,10 @@ impl House {
     fn requests(&self) -> u64 {
         self.origin.requests.load(Ordering::Relaxed)
     }
+}
+
+fn backend() -> Backend {
+    Backend::new(HttpClient::new(ClientConfig::default()).unwrap())
 }
 
 async fn all(stream: ContentStream) -> Result<Bytes, Broken> {
@@ -295,7 +300,7 @@ async fn another_version_at_the_source_is_told() {
     assert!(told(house.tasks.open(spec.clone(), RangeWish::Whole, None).await).await);
     // An answer that is already under way is judged like any other.
     spec.tag = "other".into();
-    let answer = Backend::new(Default::default()).get(&spec.source, None, None).await.unwrap();
+    let answer = backend().get(&spec.source, None, None).await.unwrap();
     assert!(told(house.tasks.open(spec, RangeWish::Whole, Some(answer)).await).await);
 }
 
@@ -303,7 +308,7 @@ async fn another_version_at_the_source_is_told() {
 async fn an_answer_under_way_is_the_source() {
     let house = House::new(true).await;
     let spec = house.version();
-    let answer = Backend::new(Default::default()).get(&spec.source, None, None).await.unwrap();
+    let answer = backend().get(&spec.source, None, None).await.unwrap();
     match house.tasks.open(spec, RangeWish::Whole, Some(answer)).await.unwrap() {
         Opened::Content(stream) => assert_eq!(all(stream).await.unwrap(), content()),
         other => panic!("{other:?}"),
@@ -317,7 +322,7 @@ async fn a_full_store_gives_the_answer_back() {
     let spec = house.version();
     let parts = Parts { storage: Storage::in_memory(1 << 20), ..house.tasks.parts_for_tests() };
     let tasks = Tasks::new(Config::default(), parts);
-    let answer = Backend::new(Default::default()).get(&spec.source, None, None).await.unwrap();
+    let answer = backend().get(&spec.source, None, None).await.unwrap();
     match tasks.open(spec.clone(), RangeWish::Whole, Some(answer)).await.unwrap() {
         Opened::Origin(answer) => assert_eq!(answer.body.collect().await.unwrap().to_bytes(), content()),
         other => panic!("{other:?}"),
