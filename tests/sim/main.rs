@@ -1,2 +1,152 @@
-//! Damselfly.
-fn main() {}
+//! Deterministic simulations: one scheduler core and many download machines, the real ones, in virtual time.
+//!
+//! A run is its seed. `DAMSELFLY_SIM_SEED=N` runs one seed, `DAMSELFLY_SIM_RUNS=N` that many more of them. A seed that
+//! failed becomes a test with a name.
+
+mod host;
+mod net;
+mod world;
+
+use std::time::Duration;
+
+use damselfly_core::Geometry;
+use world::{Fault, Outcome, Plan, World};
+
+const MIB: u64 = 1 << 20;
+/// 1 Gbit/s.
+const LINK: f64 = 125e6;
+/// Children that a host serves at once. The scheduler's graph has no cycles, so those at its top have one parent each
+/// and get a share of that one's link only: the fewer they are the better.
+const SLOTS: u32 = 2;
+
+fn plan(seed: u64, hosts: usize, pieces: u64) -> Plan {
+    Plan {
+        seed,
+        hosts,
+        geometry: Geometry::new(pieces * 4 * MIB - 12345, 4 * MIB).expect("a sensible geometry"),
+        slots: SLOTS,
+        link: LINK,
+        origin: LINK,
+        arrivals: Duration::from_millis(100),
+        delay: Duration::from_millis(2),
+        odd: 0,
+    }
+}
+
+/// The least time in which all can be done: one copy over one link, and a piece's way through a doubling crowd.
+fn arithmetic(plan: &Plan) -> f64 {
+    let piece = plan.geometry.piece_length() as f64 / plan.link;
+    plan.geometry.length() as f64 / plan.link.min(plan.origin) + (plan.hosts as f64).log2() * piece
+}
+
+/// Names the seed of a run that panics.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with DAMSELFLY_SIM_SEED={}", self.0);
+        }
+    }
+}
+
+/// The seeds to run: the one that is asked for, or so many from 1 on.
+fn seeds(default: u64) -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse::<u64>().ok());
+    match number("DAMSELFLY_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("DAMSELFLY_SIM_RUNS").unwrap_or(default)).collect(),
+    }
+}
+
+fn calm(plan: Plan) -> Outcome {
+    let _seed = Seed(plan.seed);
+    let least = arithmetic(&plan);
+    let length = plan.geometry.length();
+    let hosts = plan.hosts;
+    let mut world = World::new(plan);
+    let done = world.run(Duration::from_secs(3600));
+    let outcome = world.outcome();
+    assert!(done, "not done after an hour: {outcome:?}");
+    let ratio = outcome.last_finish.as_secs_f64() / least;
+    let copies = outcome.origin_bytes as f64 / length as f64;
+    println!(
+        "{hosts} hosts: last finish {:?}, {ratio:.2} of the least; origin sent {copies:.3} copies",
+        outcome.last_finish
+    );
+    assert!(copies <= 1.05, "the origin sent {copies} copies");
+    assert!(ratio <= 3.0, "{ratio} times the least time");
+    outcome
+}
+
+#[test]
+fn a_hundred_hosts_without_faults_are_fast_and_ask_the_origin_once() {
+    let outcome = calm(plan(seeds(1)[0], 100, 64));
+    assert_eq!((outcome.failures, outcome.grants), (0, 1));
+}
+
+/// Phase one ends here: nothing goes wrong any more.
+const HEALED: Duration = Duration::from_secs(15);
+/// Phase two: every living host has what it wants this long after.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Draws what goes wrong, and lets it.
+fn stormy(seed: u64, hosts: usize) -> Outcome {
+    let _seed = Seed(seed);
+    let plan = Plan {
+        arrivals: Duration::from_secs(2),
+        delay: Duration::from_millis(20),
+        odd: 20,
+        slots: 4,
+        ..plan(seed, hosts, 32)
+    };
+    let length = plan.geometry.length();
+    let mut world = World::new(plan);
+    let mut rng = fastrand::Rng::with_seed(!seed);
+    let mut faults = Vec::new();
+    let some = |rng: &mut fastrand::Rng, share: usize| rng.usize(..=hosts / share);
+    for _ in 0..some(&mut rng, 20) {
+        world.make_liar(rng.usize(..hosts));
+    }
+    for _ in 0..some(&mut rng, 10) {
+        let host = rng.usize(..hosts);
+        faults.push(Fault::Kill { host, loud: rng.bool() });
+        if rng.bool() {
+            faults.push(Fault::Revive { host });
+        }
+    }
+    for _ in 0..some(&mut rng, 20) {
+        faults.push(Fault::Freeze { host: rng.usize(..hosts), time: HEALED.mul_f64(rng.f64() / 3.0) });
+    }
+    for _ in 0..rng.u32(..3) {
+        faults.push(Fault::KillSourceReader);
+    }
+    for _ in 0..rng.u32(..2) {
+        faults.push(Fault::CutOrigin { time: HEALED.mul_f64(rng.f64() / 5.0) });
+    }
+    for _ in 0..rng.u32(..2) {
+        faults.push(Fault::RestartScheduler { time: HEALED.mul_f64(rng.f64() / 5.0) });
+    }
+    for _ in 0..rng.u32(..2) {
+        faults.push(Fault::Delay { by: Duration::from_millis(300), time: HEALED.mul_f64(rng.f64() / 2.0) });
+    }
+    for fault in faults {
+        // Most of it happens while the swarm is busy.
+        world.fault(HEALED.mul_f64(rng.f64() * rng.f64() * 0.6), fault);
+    }
+    world.run(HEALED);
+    let healed = world.now;
+    let done = world.run(HEALED + PATIENCE);
+    let outcome = world.outcome();
+    assert!(done, "healed at {healed:?}, and still not done at {:?}: {}", world.now, world.unfinished());
+    let copies = outcome.origin_bytes as f64 / length as f64;
+    println!("seed {seed}: {outcome:?}, {copies:.2} copies");
+    outcome
+}
+
+#[test]
+fn whatever_goes_wrong_nobody_keeps_wrong_bytes_and_all_finish_when_it_is_over() {
+    for seed in seeds(8) {
+        stormy(seed, 100);
+    }
+}

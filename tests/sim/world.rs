@@ -1,0 +1,609 @@
+//! One scheduler core, many hosts and one origin in virtual time. Everything is drawn from the seed; nothing else is
+//! random, so a seed is a run.
+//!
+//! Safety is checked at every action: **no piece has two producers, nobody keeps wrong bytes in a proven task, one lease
+//! at a time.**
+
+mod faults;
+mod talk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use damselfly::p2p::download;
+use damselfly_core::swarm::{Answer, Held, Holding, HostInfo, Origin, PieceFault, Registration, Report, SourceWish};
+use damselfly_core::{Geometry, HostId, Moment, PeerId, PieceNumber, TaskId};
+use damselfly_scheduler_core as scheduler;
+
+use crate::host::{Host, Want, digest};
+use crate::net::{Due, Net, Place};
+
+/// No byte from a parent for so long: the transport gives up.
+const STALL: Duration = Duration::from_secs(3);
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub seed: u64,
+    pub hosts: usize,
+    pub geometry: Geometry,
+    /// How many children a host serves at once.
+    pub slots: u32,
+    /// Bytes in a second of every host's link, each way.
+    pub link: f64,
+    /// Bytes in a second of the origin.
+    pub origin: f64,
+    /// All hosts begin within this time.
+    pub arrivals: Duration,
+    /// The longest that a message takes.
+    pub delay: Duration,
+    /// How many hosts want something else than to read everything, in a hundred.
+    pub odd: u32,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// A host dies; loudly, or so that nobody notices but by its silence.
+    Kill { host: usize, loud: bool },
+    /// Whoever reads from the source dies.
+    KillSourceReader,
+    /// A host that died comes back with what it has.
+    Revive { host: usize },
+    /// A host sends nothing for a while.
+    Freeze { host: usize, time: Duration },
+    /// The origin breaks every stream off, and is away for a while.
+    CutOrigin { time: Duration },
+    /// The scheduler dies, and comes back after a while knowing nothing.
+    RestartScheduler { time: Duration },
+    /// Messages take so much longer for a while.
+    Delay { by: Duration, time: Duration },
+}
+
+#[derive(Debug)]
+enum Happening {
+    Begin { host: usize },
+    Wake { host: usize, life: u32 },
+    CoreWake { epoch: u32 },
+    ToCore { epoch: u32, from: Option<(usize, u64)>, event: Box<scheduler::Event> },
+    Answer { host: usize, conversation: u64, answer: Answer },
+    Lost { host: usize, conversation: u64 },
+    Subscribe { child: usize, life: u32, parent: PeerId },
+    Has { child: usize, life: u32, parent: PeerId, piece: PieceNumber },
+    Gone { child: usize, life: u32, parent: PeerId },
+    FetchBegins { child: usize, id: u64, piece: PieceNumber },
+    FetchFails { child: usize, id: u64, piece: PieceNumber, fault: PieceFault },
+    Flows { due: Due },
+    StreamBegins { child: usize, id: u64 },
+    StreamEnds { child: usize, id: u64, end: download::End },
+    SchedulerUp,
+    Fault(Fault),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Carries {
+    Fetch { child: usize, id: u64, piece: PieceNumber },
+    Source { child: usize, id: u64 },
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    pub origin_bytes: u64,
+    pub last_finish: Duration,
+    pub failures: u32,
+    pub bad_arrivals: u32,
+    pub grants: u32,
+}
+
+pub(crate) struct World {
+    pub plan: Plan,
+    rng: fastrand::Rng,
+    pub now: Duration,
+    order: u64,
+    queue: BTreeMap<(Duration, u64), Happening>,
+    net: Net,
+    flows: BTreeMap<u64, Carries>,
+    origin: Place,
+    origin_away: Duration,
+    pub hosts: Vec<Host>,
+    peers: BTreeMap<PeerId, usize>,
+    core: Option<scheduler::Core>,
+    core_config: scheduler::Config,
+    epoch: u32,
+    core_wake: Option<Duration>,
+    conversations: BTreeMap<PeerId, (usize, u64)>,
+    /// Who said that it cannot wait: it may be sent to the source beside the holder of the lease.
+    wanting: BTreeSet<PeerId>,
+    ids: u64,
+    slower: (Duration, Duration),
+    outcome: Outcome,
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan) -> Self {
+        let mut rng = fastrand::Rng::with_seed(plan.seed);
+        let mut net = Net::default();
+        let pieces = plan.geometry.count() as usize;
+        let hosts: Vec<_> = (0..plan.hosts).map(|_| Host::new(net.add(plan.link, plan.link), pieces)).collect();
+        let origin = net.add(plan.origin, plan.origin);
+        let core_config = scheduler::Config::default();
+        let core = scheduler::Core::new(core_config.clone(), rng.u64(..));
+        let mut world = Self {
+            rng,
+            now: Duration::ZERO,
+            order: 0,
+            queue: BTreeMap::new(),
+            net,
+            flows: BTreeMap::new(),
+            origin,
+            origin_away: Duration::ZERO,
+            hosts,
+            peers: BTreeMap::new(),
+            core: Some(core),
+            core_config,
+            epoch: 0,
+            core_wake: None,
+            conversations: BTreeMap::new(),
+            wanting: BTreeSet::new(),
+            ids: 0,
+            slower: (Duration::ZERO, Duration::ZERO),
+            outcome: Outcome::default(),
+            plan,
+        };
+        for host in 0..world.plan.hosts {
+            world.announce(host);
+            let at = world.plan.arrivals.mul_f64(world.rng.f64());
+            world.at(at, Happening::Begin { host });
+            let odd = world.rng.u32(..100) < world.plan.odd;
+            if odd {
+                world.hosts[host].want = if world.rng.bool() { Want::Prefetch } else { Want::Half };
+            }
+        }
+        world
+    }
+
+    /// Plans a fault.
+    pub(crate) fn fault(&mut self, at: Duration, fault: Fault) {
+        self.at(at, Happening::Fault(fault));
+    }
+
+    /// Lets things happen until then, or until every living host has what it wants.
+    pub(crate) fn run(&mut self, until: Duration) -> bool {
+        while !self.is_done() {
+            let Some((&(at, _), _)) = self.queue.first_key_value() else { return false };
+            if at > until {
+                return false;
+            }
+            let ((at, _), happening) = self.queue.pop_first().expect("just seen");
+            self.now = at;
+            self.happen(happening);
+        }
+        true
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.hosts.iter().all(|host| !host.alive || host.finished.is_some())
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        let last_finish = self.hosts.iter().filter_map(|host| host.finished).max().unwrap_or_default();
+        Outcome { last_finish, ..self.outcome.clone() }
+    }
+
+    /// Who still waits, and for what.
+    pub(crate) fn unfinished(&self) -> String {
+        let waiting = self.hosts.iter().enumerate().filter(|(_, host)| host.alive && host.finished.is_none());
+        let lines = waiting.take(3).map(|(index, host)| {
+            let missing = host.have.iter().filter(|piece| piece.is_none()).count();
+            format!("host {index} ({:?}) lacks {missing} pieces: {:?}", host.want, host.machine)
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn at(&mut self, at: Duration, happening: Happening) {
+        self.order += 1;
+        self.queue.insert((at.max(self.now), self.order), happening);
+    }
+
+    fn moment(&self) -> Moment {
+        Moment::after_start(self.now)
+    }
+
+    fn id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// How long a message takes now.
+    fn delay(&mut self) -> Duration {
+        let (by, until) = self.slower;
+        let most = if self.now < until { self.plan.delay + by } else { self.plan.delay };
+        Duration::from_micros(100) + most.mul_f64(self.rng.f64())
+    }
+
+    fn host_id(&self, host: usize) -> HostId {
+        HostId::from(format!("host-{host}"))
+    }
+
+    fn task() -> TaskId {
+        TaskId::from_bytes([7; 32])
+    }
+
+    fn origin_of() -> Origin {
+        Origin { url: "http://origin/file".into(), ..Origin::default() }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Begin { host } => self.begin(host),
+            Happening::Wake { host, life } => {
+                if self.hosts[host].life == life {
+                    self.hosts[host].wake = None;
+                    let due = self.hosts[host].machine.as_ref().and_then(download::Download::deadline);
+                    if due.is_some_and(|due| due <= self.moment()) {
+                        self.tell(host, download::Event::Timer);
+                    } else {
+                        self.arm(host);
+                    }
+                }
+            }
+            Happening::CoreWake { epoch } => {
+                if epoch == self.epoch {
+                    self.core_wake = None;
+                    self.core(scheduler::Event::Timer);
+                }
+            }
+            Happening::ToCore { epoch, from, event } => self.core_hears(epoch, from, *event),
+            Happening::Answer { host, conversation, answer } => {
+                if self.hosts[host].conversation == Some(conversation) {
+                    if let Answer::Parents { proven, .. } = &answer {
+                        self.hosts[host].proven &= proven;
+                    }
+                    self.tell(host, download::Event::Answer(answer));
+                }
+            }
+            Happening::Lost { host, conversation } => {
+                if self.hosts[host].conversation == Some(conversation) {
+                    self.hosts[host].conversation = None;
+                    self.tell(host, download::Event::SchedulerLost);
+                }
+            }
+            Happening::Subscribe { child, life, parent } => self.subscribe(child, life, parent),
+            Happening::Has { child, life, parent, piece } => {
+                if self.hosts[child].life == life {
+                    self.tell(child, download::Event::ParentHas { parent, piece });
+                }
+            }
+            Happening::Gone { child, life, parent } => {
+                if self.hosts[child].life == life && self.hosts[child].following.contains(&parent) {
+                    self.tell(child, download::Event::ParentGone { parent });
+                }
+            }
+            Happening::FetchBegins { child, id, piece } => self.fetch_begins(child, id, piece),
+            Happening::FetchFails { child, id, piece, fault } => self.fetch_fails(child, id, piece, fault),
+            Happening::Flows { due } => {
+                if self.net.is_due(due) {
+                    self.flowed(due.flow);
+                }
+            }
+            Happening::StreamBegins { child, id } => self.stream_begins(child, id),
+            Happening::StreamEnds { child, id, end } => {
+                if self.hosts[child].stream.as_ref().is_some_and(|stream| stream.id == id) {
+                    self.drop_stream(child);
+                    self.tell(child, download::Event::SourceEnded(end));
+                }
+            }
+            Happening::SchedulerUp => self.scheduler_up(),
+            Happening::Fault(fault) => self.go_wrong(fault),
+        }
+    }
+
+    /// A client comes to a host.
+    fn begin(&mut self, index: usize) {
+        if !self.hosts[index].alive || self.hosts[index].finished.is_some() || self.hosts[index].machine.is_some() {
+            return;
+        }
+        let seed = self.rng.u64(..);
+        let now = self.moment();
+        let geometry = self.plan.geometry;
+        let host = &mut self.hosts[index];
+        host.life += 1;
+        host.peer = PeerId::from(format!("peer-{index}-{}", host.life));
+        host.proven = true;
+        host.heard.clear();
+        let mut have = damselfly_core::PieceSet::empty(geometry.count());
+        have.extend(geometry.pieces().filter(|piece| host.have[piece.index()].is_some()));
+        let setup = download::Setup {
+            config: download::Config::default(),
+            geometry: Some(geometry),
+            have,
+            source: SourceWish::Allowed,
+            source_under_way: false,
+            scheduler: true,
+            seed,
+        };
+        host.machine = Some(download::Download::new(setup, now));
+        self.peers.insert(host.peer.clone(), index);
+        let reader = download::ReaderId(1);
+        let event = match host.want {
+            Want::Prefetch => download::Event::WantWhole,
+            Want::Read => download::Event::ReaderWants { reader, wish: damselfly_core::RangeWish::Whole },
+            Want::Half => {
+                let wish = damselfly_core::RangeWish::Span(0, (geometry.length() / 2).max(1) - 1);
+                download::Event::ReaderWants { reader, wish }
+            }
+        };
+        self.tell(index, event);
+    }
+
+    /// Tells a host's machine, and does what it asks.
+    fn tell(&mut self, index: usize, event: download::Event) {
+        let now = self.moment();
+        let Some(machine) = &mut self.hosts[index].machine else { return };
+        machine.handle(now, event);
+        while let Some(action) = self.hosts[index].machine.as_mut().and_then(download::Download::poll) {
+            self.act(index, action);
+        }
+        assert!(self.hosts[index].arrived.is_empty(), "host {index} neither keeps nor discards");
+        self.arm(index);
+    }
+
+    fn arm(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let Some(deadline) = host.machine.as_ref().and_then(download::Download::deadline) else { return };
+        let at = deadline.since_start().max(self.now);
+        if host.wake.is_none_or(|wake| at < wake) {
+            host.wake = Some(at);
+            let life = host.life;
+            self.at(at, Happening::Wake { host: index, life });
+        }
+    }
+
+    fn act(&mut self, index: usize, action: download::Action) {
+        use download::Action;
+        match action {
+            Action::Register { source } => self.register(index, source),
+            Action::Report(report) => self.report(index, report),
+            Action::Follow(offer) => {
+                let life = self.hosts[index].life;
+                self.hosts[index].following.insert(offer.peer.clone());
+                let at = self.now + self.delay();
+                self.at(at, Happening::Subscribe { child: index, life, parent: offer.peer });
+            }
+            Action::Unfollow(peer) => {
+                self.hosts[index].following.remove(&peer);
+            }
+            Action::Fetch { parent, piece, .. } => {
+                let producer = self.hosts[index].producer(piece);
+                assert_eq!(producer, None, "host {index} asks {parent} for {piece}");
+                assert_eq!(self.hosts[index].have[piece.index()], None, "host {index} asks for what it has: {piece}");
+                let id = self.id();
+                let from = self.peers[&parent];
+                let fetching = crate::host::Fetching { id, parent, from, flow: None, variant: 0 };
+                self.hosts[index].fetches.insert(piece, fetching);
+                let at = self.now + self.delay();
+                self.at(at, Happening::FetchBegins { child: index, id, piece });
+            }
+            Action::Cancel { piece, .. } => self.drop_fetch(index, piece),
+            Action::Keep { piece } => {
+                let variant = self.hosts[index].arrived.remove(&piece).expect("only what arrived is kept");
+                let proven = self.hosts[index].proven;
+                assert!(!proven || variant == 0, "host {index} keeps wrong bytes as {piece}");
+                self.keep(index, piece, variant);
+            }
+            Action::Discard { piece } => {
+                self.hosts[index].arrived.remove(&piece).expect("only what arrived is discarded");
+            }
+            Action::ReadSource { range } => {
+                assert!(self.hosts[index].stream.is_none(), "host {index} reads the source twice");
+                let length = self.plan.geometry.piece_length();
+                let range = range.unwrap_or(damselfly_core::ByteRange::whole(self.plan.geometry.length()));
+                let (next, end) = ((range.start() / length) as u32, range.end().div_ceil(length) as u32);
+                for piece in (next..end).map(PieceNumber) {
+                    assert_eq!(self.hosts[index].producer(piece), None, "host {index} reads {piece}");
+                }
+                let id = self.id();
+                self.hosts[index].stream = Some(crate::host::Stream { id, next, end, flow: None });
+                let at = self.now + self.delay() * 2;
+                self.at(at, Happening::StreamBegins { child: index, id });
+            }
+            Action::StopSource => self.drop_stream(index),
+            Action::Finish => self.ended(index, true),
+            Action::Fail(failure) => {
+                use download::Failure;
+                assert!(matches!(failure, Failure::Cut | Failure::NoPeers), "host {index} fails: {failure}");
+                self.ended(index, false);
+            }
+        }
+    }
+
+    fn ended(&mut self, index: usize, well: bool) {
+        let host = &mut self.hosts[index];
+        host.machine = None;
+        host.following.clear();
+        assert!(host.fetches.is_empty() && host.stream.is_none(), "host {index} ends and leaves something running");
+        if well {
+            let wanted = if host.want == Want::Half { host.have.len() / 2 } else { host.have.len() };
+            assert!(
+                host.have[..wanted].iter().all(Option::is_some),
+                "host {index} finishes without all that is wanted"
+            );
+            host.finished = Some(self.now);
+        } else {
+            host.failures += 1;
+            self.outcome.failures += 1;
+            // Its client tries again.
+            let at = self.now + Duration::from_secs(1);
+            self.at(at, Happening::Begin { host: index });
+        }
+    }
+
+    /// A host has a piece: its followers hear of it.
+    fn keep(&mut self, index: usize, piece: PieceNumber, variant: u32) {
+        self.hosts[index].have[piece.index()] = Some(variant);
+        let followers: Vec<_> = self.hosts[index].followers.iter().copied().collect();
+        for (child, life) in followers {
+            self.announce_piece(index, child, life, piece);
+        }
+        let host = &mut self.hosts[index];
+        let before = host.prefix;
+        while host.have.get(host.prefix as usize).is_some_and(Option::is_some) {
+            host.prefix += 1;
+        }
+        if host.prefix != before && host.want != Want::Prefetch {
+            let offset = u64::from(host.prefix) * self.plan.geometry.piece_length();
+            let (reader, now) = (download::ReaderId(1), self.moment());
+            if let Some(machine) = &mut self.hosts[index].machine {
+                machine.handle(now, download::Event::ReaderAt { reader, offset });
+            }
+        }
+    }
+
+    fn announce_piece(&mut self, parent: usize, child: usize, life: u32, piece: PieceNumber) {
+        // Under whichever of the parent's names the child follows it.
+        let names: Vec<_> =
+            self.hosts[child].following.iter().filter(|peer| self.peers.get(peer) == Some(&parent)).cloned().collect();
+        for name in names {
+            let at = self.now + self.delay();
+            let heard = self.hosts[child].heard.entry(name.clone()).or_default();
+            *heard = at.max(*heard);
+            let at = *heard;
+            self.at(at, Happening::Has { child, life, parent: name, piece });
+        }
+    }
+
+    fn subscribe(&mut self, child: usize, life: u32, parent: PeerId) {
+        let index = self.peers[&parent];
+        if self.hosts[child].life != life || !self.hosts[child].following.contains(&parent) {
+            return;
+        }
+        if !self.hosts[index].alive {
+            let at = self.now + self.delay();
+            return self.at(at, Happening::Gone { child, life, parent });
+        }
+        self.hosts[index].followers.insert((child, life));
+        for piece in self.plan.geometry.pieces() {
+            if self.hosts[index].have[piece.index()].is_some() {
+                self.announce_piece(index, child, life, piece);
+            }
+        }
+    }
+
+    fn fetch_begins(&mut self, child: usize, id: u64, piece: PieceNumber) {
+        let Some(fetching) = self.hosts[child].fetches.get(&piece).filter(|fetching| fetching.id == id) else { return };
+        let from = fetching.from;
+        let parent = &self.hosts[from];
+        let fails = |world: &mut Self, after, fault| {
+            let at = world.now + after;
+            world.at(at, Happening::FetchFails { child, id, piece, fault });
+        };
+        if !parent.alive {
+            let delay = self.delay();
+            fails(self, delay, PieceFault::Gone);
+        } else if self.now < parent.frozen {
+            fails(self, STALL, PieceFault::Stalled);
+        } else if let Some(variant) = parent.serves(piece) {
+            let (from, to) = (parent.place, self.hosts[child].place);
+            let bytes = self.plan.geometry.span(piece).map_or(0, |span| span.len());
+            let flow = self.flow(from, to, bytes, Carries::Fetch { child, id, piece });
+            if let Some(fetching) = self.hosts[child].fetches.get_mut(&piece) {
+                fetching.flow = Some(flow);
+                fetching.variant = variant;
+            }
+        } else {
+            let delay = self.delay();
+            fails(self, delay, PieceFault::Missing);
+        }
+    }
+
+    fn fetch_fails(&mut self, child: usize, id: u64, piece: PieceNumber, fault: PieceFault) {
+        let Some(fetching) = self.hosts[child].fetches.get(&piece).filter(|fetching| fetching.id == id) else { return };
+        let parent = fetching.parent.clone();
+        self.drop_fetch(child, piece);
+        self.tell(child, download::Event::PieceFailed { parent, piece, fault });
+    }
+
+    fn drop_fetch(&mut self, child: usize, piece: PieceNumber) {
+        let fetching = self.hosts[child].fetches.remove(&piece).expect("only what is fetched is dropped");
+        if let Some(flow) = fetching.flow {
+            self.unflow(flow);
+        }
+    }
+
+    fn drop_stream(&mut self, child: usize) {
+        if let Some(flow) = self.hosts[child].stream.take().and_then(|stream| stream.flow) {
+            self.unflow(flow);
+        }
+    }
+
+    fn flow(&mut self, from: Place, to: Place, bytes: u64, carries: Carries) -> u64 {
+        let mut due = Vec::new();
+        let flow = self.net.begin(self.now, from, to, bytes, &mut due);
+        self.flows.insert(flow, carries);
+        due.into_iter().for_each(|due| self.at(due.at, Happening::Flows { due }));
+        flow
+    }
+
+    fn unflow(&mut self, flow: u64) {
+        let mut due = Vec::new();
+        self.net.end(self.now, flow, &mut due);
+        self.flows.remove(&flow);
+        due.into_iter().for_each(|due| self.at(due.at, Happening::Flows { due }));
+    }
+
+    /// A transfer is done.
+    fn flowed(&mut self, flow: u64) {
+        let carries = self.flows.get(&flow).copied();
+        self.unflow(flow);
+        match carries {
+            Some(Carries::Fetch { child, id, piece }) => {
+                let Some(fetching) = self.hosts[child].fetches.remove(&piece) else { return };
+                assert_eq!(fetching.id, id);
+                self.outcome.bad_arrivals += u32::from(fetching.variant != 0);
+                self.hosts[child].arrived.insert(piece, fetching.variant);
+                let digest = digest(piece, fetching.variant);
+                self.tell(child, download::Event::PieceArrived { parent: fetching.parent, piece, digest });
+            }
+            Some(Carries::Source { child, id }) => {
+                let Some(stream) = &mut self.hosts[child].stream else { return };
+                assert_eq!(stream.id, id);
+                let piece = PieceNumber(stream.next);
+                stream.next += 1;
+                stream.flow = None;
+                let bytes = self.plan.geometry.span(piece).map_or(0, |span| span.len());
+                self.outcome.origin_bytes += bytes;
+                self.tell(child, download::Event::SourceProgress { bytes });
+                self.keep(child, piece, 0);
+                self.tell(child, download::Event::SourcePiece { piece, digest: digest(piece, 0) });
+                self.stream_goes_on(child, id);
+            }
+            None => {}
+        }
+    }
+
+    fn stream_begins(&mut self, child: usize, id: u64) {
+        if self.hosts[child].stream.as_ref().is_none_or(|stream| stream.id != id) {
+            return;
+        }
+        if self.now < self.origin_away {
+            self.drop_stream(child);
+            return self.tell(child, download::Event::SourceEnded(download::End::Cut));
+        }
+        self.tell(child, download::Event::SourceOpened { geometry: self.plan.geometry });
+        self.stream_goes_on(child, id);
+    }
+
+    fn stream_goes_on(&mut self, child: usize, id: u64) {
+        let Some(stream) = self.hosts[child].stream.as_ref().filter(|stream| stream.id == id) else { return };
+        if stream.next == stream.end {
+            let now = self.now;
+            return self.at(now, Happening::StreamEnds { child, id, end: download::End::Complete });
+        }
+        let bytes = self.plan.geometry.span(PieceNumber(stream.next)).map_or(0, |span| span.len());
+        let flow = self.flow(self.origin, self.hosts[child].place, bytes, Carries::Source { child, id });
+        if let Some(stream) = &mut self.hosts[child].stream {
+            stream.flow = Some(flow);
+        }
+    }
+}
