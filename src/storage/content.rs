@@ -16,9 +16,12 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// Zeroed memory for `length` bytes; the system hands out the pages as they are written.
+    /// Zeroed memory for `length` bytes, if there can be so much; the system hands out the pages as they are written.
     pub(super) fn memory(length: u64) -> Option<Self> {
-        Some(Self::Memory(RwLock::new(vec![0; usize::try_from(length).ok()?])))
+        let length = usize::try_from(length).ok()?;
+        // Asked for in a way that may fail, before it is in the way that can't.
+        Vec::<u8>::new().try_reserve_exact(length).ok()?;
+        Some(Self::Memory(RwLock::new(vec![0; length])))
     }
 
     /// The file, where there is one.

@@ -14,7 +14,7 @@ use super::conformance::{bytes_of, config, content, fill, id, new_task};
 use super::ledger::{Ledger, LedgerError, Op};
 use super::{NewTask, Storage, StorageError, StoredTask};
 
-/// The directory in which [`endless_writer`] works; set only in the process that is killed.
+/// The directory in which [`write_for_ever`] works; set only in the process that is killed.
 const CHILD_DIR: &str = "DAMSELFLY_CRASH_TEST_DIR";
 
 fn content_file(dir: &tempfile::TempDir, number: u8) -> PathBuf {
@@ -25,35 +25,29 @@ fn span(task: &StoredTask, piece: PieceNumber) -> ByteRange {
     task.geometry().span(piece).unwrap()
 }
 
-/// Not a test by itself: the process that [`what_was_durable_survives_a_kill`] starts and kills. Writes tasks for ever,
-/// saying which pieces are durable.
-#[test]
-#[ignore = "started by another test"]
-fn endless_writer() {
-    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let config = super::Config { dir: dir.into(), keep_free: 0, ..super::Config::default() };
-        let storage = Storage::open(config).unwrap();
-        for number in (1..=u8::MAX).cycle() {
-            storage.remove(&id(number));
-            let task = storage.create(new_task(number)).unwrap();
-            for piece in 0..3 {
-                fill(&task, piece).await;
-            }
-            // The next tasks' pieces are in flight while this one is made durable.
-            storage.remove(&id(number.wrapping_add(1)));
-            let ahead = storage.create(new_task(number.wrapping_add(1))).unwrap();
-            let (_, _) = tokio::join!(fill(&ahead, 1), storage.flush());
-            println!("durable {number}");
-            std::io::stdout().flush().unwrap();
+/// What the killed process does: writes tasks for ever, saying which are durable.
+async fn write_for_ever(dir: PathBuf) {
+    let config = super::Config { dir, keep_free: 0, ..super::Config::default() };
+    let storage = Storage::open(config).unwrap();
+    for number in (1..=u8::MAX).cycle() {
+        storage.remove(&id(number));
+        let task = storage.create(new_task(number)).unwrap();
+        for piece in 0..3 {
+            fill(&task, piece).await;
         }
-    });
+        // The next task's pieces are in flight while this one is made durable.
+        let next = number.wrapping_add(1);
+        storage.remove(&id(next));
+        let ahead = storage.create(new_task(next)).unwrap();
+        let (_, ()) = tokio::join!(fill(&ahead, 1), storage.flush());
+        println!("durable {number}");
+        std::io::stdout().flush().unwrap();
+    }
 }
 
 fn kill_a_writer(dir: &Path, after: usize) -> Vec<u8> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "storage::crash_tests::endless_writer", "--ignored", "--nocapture"])
+        .args(["--exact", "storage::crash_tests::what_was_durable_survives_a_kill", "--nocapture"])
         .env(CHILD_DIR, dir)
         .stdout(Stdio::piped())
         .spawn()
@@ -66,8 +60,12 @@ fn kill_a_writer(dir: &Path, after: usize) -> Vec<u8> {
     durable
 }
 
+/// Starts itself as the process that is killed: there the variable is set.
 #[tokio::test]
 async fn what_was_durable_survives_a_kill() {
+    if let Some(dir) = std::env::var_os(CHILD_DIR) {
+        return write_for_ever(dir.into()).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     for after in [1, 2, 5, 9] {
         let durable = kill_a_writer(dir.path(), after);
