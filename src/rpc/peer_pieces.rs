@@ -1,0 +1,86 @@
+//! The stream of a task's pieces that a child follows: those that are here, then each as it is finished.
+//!
+//! Pieces of an earlier process are announced too; they are checked when they are served, and one that fails its check
+//! is then missing. The stream ends when everything that was asked for was said, when the content is complete, or when
+//! nothing new has come for a while: a child that still wants something asks its scheduler for somebody better.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use damselfly_api::convert::{ParentPiece, parent_piece_to_wire};
+use damselfly_api::dfdaemon::SyncPiecesResponse;
+use damselfly_core::{PieceNumber, PieceSet};
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+
+use crate::storage::StoredTask;
+
+struct Announcing {
+    stored: StoredTask,
+    changed: watch::Receiver<u64>,
+    /// What the child asked for and has not been told.
+    untold: PieceSet,
+    /// What it is about to be told.
+    next: VecDeque<PieceNumber>,
+    data_addr: SocketAddr,
+    quiet: Duration,
+}
+
+/// Announces the pieces of a task, all or some.
+pub(super) fn announce(
+    stored: StoredTask,
+    pieces: Option<Vec<PieceNumber>>,
+    data_addr: SocketAddr,
+    quiet: Duration,
+) -> impl Stream<Item = SyncPiecesResponse> + Send + 'static {
+    let count = stored.geometry().count();
+    let untold = match pieces {
+        None => PieceSet::full(count),
+        Some(pieces) => {
+            let mut some = PieceSet::empty(count);
+            some.extend(pieces);
+            some
+        }
+    };
+    let announcing = Announcing { changed: stored.changed(), stored, untold, next: VecDeque::new(), data_addr, quiet };
+    stream::unfold(announcing, |mut announcing| async move {
+        let message = announcing.next().await?;
+        Some((message, announcing))
+    })
+}
+
+impl Announcing {
+    async fn next(&mut self) -> Option<SyncPiecesResponse> {
+        let quiet_at = tokio::time::Instant::now() + self.quiet;
+        loop {
+            if let Some(number) = self.next.pop_front() {
+                let piece = ParentPiece { number, data_addr: self.data_addr };
+                return parent_piece_to_wire(piece, self.stored.geometry());
+            }
+            if self.untold.is_empty() {
+                return None;
+            }
+            // Before looking, so that what comes while we look wakes us.
+            self.changed.borrow_and_update();
+            self.look();
+            if self.next.is_empty() && !self.wait(quiet_at).await {
+                return None;
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let (have, unchecked) = (self.stored.have(), self.stored.unchecked());
+        for piece in have.iter().chain(unchecked.iter()) {
+            if self.untold.remove(piece) {
+                self.next.push_back(piece);
+            }
+        }
+    }
+
+    /// Whether there may be something new.
+    async fn wait(&mut self, until: tokio::time::Instant) -> bool {
+        matches!(tokio::time::timeout_at(until, self.changed.changed()).await, Ok(Ok(())))
+    }
+}
