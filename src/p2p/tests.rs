@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use damselfly_core::swarm::{Answer, Holding, HostInfo, Registration, Report, SourceWish};
-use damselfly_core::{Digest, HostId, Identity, RangeWish, Validators};
+use damselfly_core::{ByteRange, Digest, HostId, Identity, PieceNumber, RangeWish, Validators};
+use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -15,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::rescue::Rescue;
 use super::*;
 use crate::backend::{Backend, SourceRequest};
 use crate::net::{ClientConfig, HttpClient};
@@ -366,4 +369,64 @@ async fn a_task_named_by_another_host_is_the_same_task() {
         assert_eq!(behalf.identity, spec.identity);
         assert_eq!(behalf.source.uri, spec.source.uri);
     }
+}
+
+/// A stored task of which only the first piece is there, and the way out for its readers.
+async fn half_stored(house: &House, spec: &TaskSpec) -> (crate::storage::StoredTask, Rescue) {
+    let geometry = spec.geometry(LENGTH as u64).unwrap();
+    let storage = house.tasks.parts_for_tests().storage;
+    let stored = storage.create(spec.new_task(geometry, &HeaderMap::new())).unwrap();
+    let mut writer = stored.claim(PieceNumber(0)).unwrap();
+    writer.write(content().slice(..geometry.piece_length() as usize)).await.unwrap();
+    writer.finish().unwrap();
+    let rescue = Rescue {
+        backend: backend(),
+        request: spec.source.clone(),
+        expected: spec.expected(),
+        silence: Duration::from_secs(9),
+    };
+    (stored, rescue)
+}
+
+async fn rest(house: &House, spec: &TaskSpec) -> (Vec<u8>, Option<Broken>) {
+    let (stored, rescue) = half_stored(house, spec).await;
+    let left = ByteRange::new(3 << 20, LENGTH as u64).unwrap();
+    let mut rest = Box::pin(rescue.rest(&stored, left, &Broken::Local("the disk is full".into())).await.unwrap());
+    let mut got = Vec::new();
+    while let Some(bytes) = rest.next().await {
+        match bytes {
+            Ok(bytes) => got.extend_from_slice(&bytes),
+            Err(broken) => return (got, Some(broken)),
+        }
+    }
+    (got, None)
+}
+
+#[tokio::test]
+async fn what_the_store_cannot_give_comes_straight_from_the_source() {
+    let house = House::new(true).await;
+    for spec in [house.version(), house.blob(&content())] {
+        let (got, broken) = rest(&house, &spec).await;
+        assert!(broken.is_none(), "{broken:?}");
+        assert!(got == content()[3 << 20..]);
+    }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_blob_without_its_digest_keeps_its_tail_back() {
+    let house = House::new(true).await;
+    let (got, broken) = rest(&house, &house.blob(b"something else")).await;
+    assert!(matches!(broken, Some(Broken::Digest)), "{broken:?}");
+    assert!(got.len() < LENGTH - (3 << 20), "the end was given away");
+}
+
+#[tokio::test]
+async fn the_rest_is_of_the_same_version_or_not_at_all() {
+    let house = House::new(true).await;
+    let spec = house.version();
+    let (stored, rescue) = half_stored(&house, &spec).await;
+    *house.origin.etag.lock().unwrap() = "\"2\"".into();
+    let left = ByteRange::new(9, LENGTH as u64).unwrap();
+    let rest = rescue.rest(&stored, left, &Broken::Local("the disk is full".into())).await;
+    assert!(matches!(rest.err(), Some(Broken::Changed)));
 }
