@@ -162,7 +162,7 @@ impl Origin {
 }
 
 fn serve(stream: TcpStream, length: u64, sent: &AtomicU64) -> Result<()> {
-    let bytes: Vec<u8> = (0..MIB).map(|index| (index * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..MIB).map(|index| ((index * 31) >> 3) as u8).collect();
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     loop {

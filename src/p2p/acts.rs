@@ -168,7 +168,7 @@ impl Driver {
     fn keep(&mut self, piece: PieceNumber) {
         let Some(writer) = self.arrived.remove(&piece) else { return };
         match writer.finish() {
-            Ok(_) => self.flight.provenance().from_remote(piece),
+            Ok(_) => self.flight.provenance().mark_remote(piece),
             Err(error) => warn!(%piece, %error, "a piece was kept that is not whole"),
         }
     }

@@ -206,13 +206,13 @@ impl Provenance {
         }
     }
 
-    pub(crate) fn from_source(&self, piece: PieceNumber) {
+    pub(crate) fn mark_source(&self, piece: PieceNumber) {
         let mut sets = self.sets();
         sets.1.remove(piece);
         sets.0.insert(piece);
     }
 
-    pub(crate) fn from_remote(&self, piece: PieceNumber) {
+    pub(crate) fn mark_remote(&self, piece: PieceNumber) {
         let mut sets = self.sets();
         sets.0.remove(piece);
         sets.1.insert(piece);
@@ -293,8 +293,8 @@ mod tests {
         let provenance = Provenance::default();
         provenance.size(2);
         assert_eq!(provenance.of(PieceNumber(0)), From::Local);
-        provenance.from_remote(PieceNumber(0));
-        provenance.from_source(PieceNumber(0));
+        provenance.mark_remote(PieceNumber(0));
+        provenance.mark_source(PieceNumber(0));
         assert_eq!(provenance.of(PieceNumber(0)), From::Source);
         assert_eq!(provenance.of(PieceNumber(7)), From::Local);
     }

@@ -131,7 +131,7 @@ impl Teller {
     async fn tell(&self, step: Step) {
         // Readers may be at this piece before the driver hears of it.
         if let Step::Begun(piece) = step {
-            self.flight.provenance().from_source(piece);
+            self.flight.provenance().mark_source(piece);
         }
         self.say(Word::Source { run: self.run, step }).await;
     }

@@ -45,6 +45,8 @@ pub enum Broken {
     Local(String),
 }
 
+type Bytestream = Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>;
+
 /// The bytes of a range of a task's content, as they come.
 pub struct ContentStream {
     id: TaskId,
@@ -54,7 +56,7 @@ pub struct ContentStream {
     headers: HeaderMap,
     complete: bool,
     traffic: Arc<Traffic>,
-    bytes: Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>,
+    bytes: Bytestream,
 }
 
 impl ContentStream {
@@ -167,7 +169,7 @@ struct Follower {
     seat: Option<Seat>,
     traffic: Arc<Traffic>,
     rescue: Option<Rescue>,
-    rest: Option<Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>>,
+    rest: Option<Bytestream>,
 }
 
 impl Follower {

@@ -297,7 +297,6 @@ impl Shared {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "the pair is taken apart where it is returned to")]
     fn join_or_start(
         self: &Arc<Self>,
         spec: &TaskSpec,

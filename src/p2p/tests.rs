@@ -27,7 +27,7 @@ use crate::storage::Storage;
 const LENGTH: usize = 9 << 20;
 
 fn content() -> Bytes {
-    (0..LENGTH).map(|index| (index * 31 >> 3) as u8).collect::<Vec<u8>>().into()
+    (0..LENGTH).map(|index| ((index * 31) >> 3) as u8).collect::<Vec<u8>>().into()
 }
 
 /// Serves one content, whole or by range, and counts.
