@@ -1,1 +1,98 @@
 //! The proxy: from an accepted connection to the answer.
+//!
+//! # The way of a request
+//! `listener` accepts and `detect`s what is spoken; the `gate` hands over one well-framed request at a time (`framing`);
+//! the `handler` has `route` decide, which is pure, and does what it says: `forward` passes on, `tunnel` carries
+//! `CONNECT` blind or looks inside and serves HTTP there by the same handler, `task` answers from the peer-to-peer
+//! network. `respond` follows the answer to its end, and `access` writes it down. A `fault` is what is answered when we
+//! cannot.
+//!
+//! # Invariants
+//! - **Policy is decided in one place**, `route::classify`; nothing else looks at a request to choose its way.
+//! - **Never worse than direct**: whatever fails on our side before the first byte is forwarded as it came.
+//! - **No clean end of a broken answer**: HTTP/1 connections are reset, HTTP/2 streams too.
+//! - **Nothing secret is written**: no query, user, or header value reaches a log.
+
+mod access;
+mod auth;
+mod conditional;
+mod config;
+mod detect;
+mod fault;
+mod forward;
+mod framing;
+mod gate;
+mod handler;
+mod headers;
+mod listener;
+mod metrics;
+mod pipe;
+mod respond;
+mod rewind;
+mod route;
+mod rules;
+mod task;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+
+use std::sync::Arc;
+
+use damselfly_runtime::Watch;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+pub use auth::BasicAuth;
+pub use config::Config;
+pub use metrics::Metrics;
+pub use rules::{Rule, SUFFIXES};
+
+use crate::mitm::{Interceptor, Policy};
+use crate::net::HttpClient;
+use crate::p2p::Tasks;
+use crate::registry::Mirror;
+use handler::Inner;
+use route::Routes;
+
+/// What the proxy stands on.
+pub struct Parts {
+    /// How origins are asked.
+    pub http: HttpClient,
+    /// The tasks of this host.
+    pub tasks: Tasks,
+    /// Which hosts' TLS is intercepted.
+    pub policy: Policy,
+    /// How it is intercepted.
+    pub interceptor: Interceptor,
+    /// Which registry a mirror request means.
+    pub mirror: Mirror,
+    /// When to stop.
+    pub drain: Watch,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The proxy. Clones are the same proxy.
+#[derive(Clone)]
+pub struct Proxy(Arc<Inner>);
+
+impl Proxy {
+    /// A proxy that listens nowhere yet.
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let Parts { http, tasks, policy, interceptor, mirror, drain, metrics } = parts;
+        let slots = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        let routes = Routes { config, policy, mirror };
+        Self(Arc::new(Inner { routes, http, tasks, interceptor, drain, metrics, slots }))
+    }
+
+    /// Serves clients of the proxy and mirror port until the process drains. Connections in hand go on after that;
+    /// the drain's guards know of them.
+    pub async fn serve(self, listener: TcpListener) {
+        self.0.serve_tcp(listener).await;
+    }
+
+    /// The same for the local API's socket, whose clients speak HTTP as to a proxy and need no password.
+    pub async fn serve_unix(self, listener: UnixListener) {
+        self.0.serve_unix(listener).await;
+    }
+}

@@ -1,0 +1,110 @@
+//! What a client speaks on a fresh connection: one timed read, of which nothing is lost.
+
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+
+use super::gate::Wire;
+
+/// What a connection's first bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1, or something so near to it that the answer is a 400.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// A TLS handshake.
+    Tls,
+    /// None of them.
+    Opaque,
+    /// Nothing came in time: whoever connected waits for the server to speak first.
+    Silent,
+    /// The client closed without a word.
+    Closed,
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Enough to know every protocol by.
+const ENOUGH: usize = PREFACE.len();
+
+/// Reads until it is known what the client speaks, at most for `patience`. The bytes that were read are returned too.
+pub(super) async fn detect(wire: &mut dyn Wire, mut read: Vec<u8>, patience: Duration) -> (Protocol, Vec<u8>) {
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        if let Some(protocol) = judge(&read) {
+            return (protocol, read);
+        }
+        match tokio::time::timeout_at(deadline, wire.read_buf(&mut read)).await {
+            Ok(Ok(1..)) => {}
+            Ok(_) if read.is_empty() => return (Protocol::Closed, read),
+            Err(_) if read.is_empty() => return (Protocol::Silent, read),
+            // What is there is all that we go by.
+            _ => return (Protocol::Opaque, read),
+        }
+    }
+}
+
+/// The protocol that these first bytes are of; `None` while more are needed.
+fn judge(read: &[u8]) -> Option<Protocol> {
+    match read {
+        [] | [0x16] => None,
+        [0x16, 0x03, ..] => Some(Protocol::Tls),
+        _ if read.starts_with(PREFACE) => Some(Protocol::Http2),
+        _ if PREFACE.starts_with(read) => None,
+        _ => is_request(read),
+    }
+}
+
+/// Whether the bytes begin like a request line: a method of letters, a space, a target.
+fn is_request(read: &[u8]) -> Option<Protocol> {
+    let read = read.trim_ascii_start();
+    let method = read.iter().take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'-').count();
+    match read.get(method) {
+        None if method < ENOUGH => None,
+        Some(b' ') if method > 0 => Some(Protocol::Http1),
+        _ => Some(Protocol::Opaque),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixStream;
+
+    #[test]
+    fn protocols_are_known_by_their_first_bytes() {
+        for (bytes, want) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Some(Protocol::Http1)),
+            (b"\r\nGET /", Some(Protocol::Http1)),
+            (b"PROPFIND http://a/", Some(Protocol::Http1)),
+            (b"PUT /", Some(Protocol::Http1)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Protocol::Http2)),
+            (b"PRI * HTTP/2", None),
+            (b"\x16\x03\x01", Some(Protocol::Tls)),
+            (b"\x16", None),
+            (b"\x16\x01", Some(Protocol::Opaque)),
+            (b"SSH-2.0-x", Some(Protocol::Opaque)),
+            (b"\x00\x01", Some(Protocol::Opaque)),
+            (b"GE", None),
+            (b"", None),
+        ] {
+            assert_eq!(judge(bytes), want, "{bytes:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn detection_takes_no_longer_than_it_may_and_loses_nothing() {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        let (mut wire, mut client) = UnixStream::pair().unwrap();
+        assert_eq!(detect(&mut wire, Vec::new(), PATIENCE).await, (Protocol::Silent, vec![]));
+        client.write_all(b"GE").await.unwrap();
+        let (protocol, read) = detect(&mut wire, Vec::new(), PATIENCE).await;
+        assert_eq!((protocol, &read[..]), (Protocol::Opaque, &b"GE"[..]));
+        client.write_all(b"T /").await.unwrap();
+        let (protocol, read) = detect(&mut wire, read, PATIENCE).await;
+        assert_eq!((protocol, &read[..]), (Protocol::Http1, &b"GET /"[..]));
+        drop(client);
+        assert_eq!(detect(&mut wire, Vec::new(), PATIENCE).await.0, Protocol::Closed);
+    }
+}

@@ -1,0 +1,212 @@
+//! Passing a request on and its answer back, unchanged but for what belongs to a connection.
+//!
+//! Bodies stream both ways and are never gathered. Trailers go with them. An upgrade that the origin accepts becomes a
+//! pipe of bytes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request, response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::access::{End, Record};
+use super::fault::Fault;
+use super::handler::Inner;
+use super::headers::{add_via, strip_hop_by_hop, strip_ours, upgrade};
+use super::pipe::pipe;
+use super::respond::Upload;
+use super::route::{Origin, named_host};
+use crate::net::{Body, BoxError, NetError, empty_body};
+
+/// The headers of a request as its origin gets them.
+pub(super) fn outbound(parts: &request::Parts, origin: &Origin, id: &str) -> HeaderMap {
+    let mut headers = parts.headers.clone();
+    strip_hop_by_hop(&mut headers);
+    strip_ours(&mut headers);
+    add_via(&mut headers, parts.version, id);
+    if let Some(host) = host(parts, origin) {
+        headers.insert(header::HOST, host);
+    } else {
+        headers.remove(header::HOST);
+    }
+    headers
+}
+
+/// The `Host` to send; `None` for the one that follows from the URL.
+fn host(parts: &request::Parts, origin: &Origin) -> Option<HeaderValue> {
+    let given = named_host(parts)?;
+    // As the client wrote it where it means the same place (signatures cover it), else only if it spoke to the origin.
+    let own = origin.uri.authority()?.as_str();
+    (given != own && (origin.keep_host || origin.is_named(&given))).then_some(given)
+}
+
+/// What comes back from [`Inner::exchange`].
+pub(super) type Answer = Response<Incoming>;
+
+impl Inner {
+    /// Sends the request to its origin and returns the head of the answer, whose body is still to come.
+    pub(super) async fn exchange(
+        &self,
+        parts: &request::Parts,
+        body: Incoming,
+        origin: &Origin,
+    ) -> Result<Answer, Fault> {
+        let (upload, failed) = Upload::new(body, self.config().idle);
+        self.send(parts, outbound(parts, origin, &self.config().id), upload.boxed_unsync(), origin).await.map_err(
+            |error| {
+                if failed.load(Ordering::Relaxed) {
+                    return Fault::malformed("The request's body ended before it was whole.");
+                }
+                Fault::from(&error)
+            },
+        )
+    }
+
+    /// Sends a request that has no body.
+    pub(super) async fn fetch(
+        &self,
+        parts: &request::Parts,
+        headers: HeaderMap,
+        origin: &Origin,
+    ) -> Result<Answer, Fault> {
+        self.send(parts, headers, empty_body(), origin).await.map_err(|error| Fault::from(&error))
+    }
+
+    async fn send(
+        &self,
+        parts: &request::Parts,
+        headers: HeaderMap,
+        body: Body,
+        origin: &Origin,
+    ) -> Result<Answer, NetError> {
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = origin.uri.clone();
+        *request.headers_mut() = headers;
+        let asks = upgrade(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
+        match asks {
+            None => self.http.send(request).await,
+            Some(protocol) => {
+                request.headers_mut().insert(header::UPGRADE, protocol);
+                request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                self.http.send_upgrade(request).await
+            }
+        }
+    }
+
+    /// The origin's answer as the client gets it.
+    pub(super) fn pass(&self, answer: Answer, origin: &Origin) -> Response<Body> {
+        let (parts, body) = answer.into_parts();
+        self.passed(parts, body.map_err(BoxError::from).boxed_unsync(), origin)
+    }
+
+    /// The same, of an answer in its two halves.
+    pub(super) fn passed(&self, parts: response::Parts, body: Body, origin: &Origin) -> Response<Body> {
+        let mut response = Response::new(body);
+        *response.status_mut() = parts.status;
+        // A registry's "too many requests" stalls its clients for a minute; they take 503 as "ask elsewhere".
+        if origin.mirror && parts.status == StatusCode::TOO_MANY_REQUESTS {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        } else if let Some(reason) = parts.extensions.get::<ReasonPhrase>() {
+            response.extensions_mut().insert(reason.clone());
+        }
+        *response.headers_mut() = parts.headers;
+        strip_hop_by_hop(response.headers_mut());
+        add_via(response.headers_mut(), parts.version, &self.config().id);
+        response
+    }
+
+    /// The answer to a request to change protocols: what the origin says, and a pipe if it says yes.
+    pub(super) fn switched(
+        self: &std::sync::Arc<Self>,
+        client: OnUpgrade,
+        mut answer: Answer,
+        origin: &Origin,
+        record: &mut Option<Record>,
+    ) -> Response<Body> {
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return self.pass(answer, origin);
+        }
+        let server = hyper::upgrade::on(&mut answer);
+        let protocol = answer.headers().get(header::UPGRADE).cloned();
+        let mut response = self.pass(answer, origin);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            response.headers_mut().insert(header::UPGRADE, protocol);
+        }
+        if let Some(mut record) = record.take() {
+            record.answered(StatusCode::SWITCHING_PROTOCOLS);
+            tokio::spawn(self.clone().join(client, server, record));
+        }
+        response
+    }
+
+    async fn join(self: std::sync::Arc<Self>, client: OnUpgrade, server: OnUpgrade, mut record: Record) {
+        let _guard = self.drain.guard();
+        let (Ok(client), Ok(server)) = tokio::join!(client, server) else {
+            return;
+        };
+        let down = AtomicU64::new(0);
+        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+        let ended = pipe(&mut client, &mut server, self.config().idle, self.drain.draining(), &down).await;
+        record.sent(down.into_inner());
+        record.ended(if ended.is_ok() { End::Complete } else { End::Broken });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(uri: &str, lines: &[(&'static str, &'static str)]) -> request::Parts {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn origin(uri: &str, keep_host: bool) -> Origin {
+        Origin { uri: uri.parse().unwrap(), mirror: false, keep_host }
+    }
+
+    #[test]
+    fn the_host_is_the_urls_unless_the_client_spoke_to_the_origin() {
+        for (uri, given, keep, want) in [
+            ("http://a/", "a", false, None),
+            ("http://a/", "b", false, None),
+            ("http://a/", "A:80", false, Some("A:80")),
+            ("http://a:80/", "a", false, Some("a")),
+            ("https://a/", "a:443", false, Some("a:443")),
+            ("https://a/", "a:80", false, None),
+            ("https://1.2.3.4/", "name", true, Some("name")),
+            ("https://a/", "a", true, None),
+        ] {
+            let headers = outbound(&parts("/", &[("host", given)]), &origin(uri, keep), "me");
+            assert_eq!(headers.get("host").map(|host| host.to_str().unwrap()), want, "{uri} {given} {keep}");
+        }
+        let headers = outbound(&parts("https://name/x", &[]), &origin("https://1.2.3.4/x", true), "me");
+        assert_eq!(headers["host"], "name", "HTTP/2 names the host in the target");
+    }
+
+    #[test]
+    fn an_origin_sees_what_the_client_sent_and_our_name() {
+        let sent = parts(
+            "/",
+            &[
+                ("accept", "a"),
+                ("accept", "b"),
+                ("x-dragonfly-tag", "t"),
+                ("proxy-authorization", "Basic x"),
+                ("via", "1.0 other"),
+            ],
+        );
+        let headers = outbound(&sent, &origin("http://a/", false), "me");
+        assert_eq!(headers.get_all("accept").iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(headers.get_all("via").iter().collect::<Vec<_>>(), ["1.0 other", "1.1 me"]);
+        assert_eq!(headers.keys().count(), 2);
+    }
+}

@@ -1,0 +1,126 @@
+//! One request, from its head to its answer: one `match` on its route.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::Semaphore;
+
+use damselfly_runtime::Watch;
+
+use super::access::Record;
+use super::config::Config;
+use super::fault::Fault;
+use super::listener::Session;
+use super::metrics::Metrics;
+use super::respond::follow;
+use super::route::{Label, Origin, Route, Routes, classify};
+use crate::mitm::Interceptor;
+use crate::net::{Body, HttpClient, empty_body};
+use crate::p2p::Tasks;
+use crate::registry::{API_VERSION, API_VERSION_HEADER};
+
+/// What all connections share.
+pub(super) struct Inner {
+    pub(super) routes: Routes,
+    pub(super) http: HttpClient,
+    pub(super) tasks: Tasks,
+    pub(super) interceptor: Interceptor,
+    pub(super) drain: Watch,
+    pub(super) metrics: Metrics,
+    pub(super) slots: Arc<Semaphore>,
+}
+
+impl Inner {
+    pub(super) const fn config(&self) -> &Config {
+        &self.routes.config
+    }
+
+    /// The answer to a request, whatever happens.
+    pub(super) async fn handle(self: Arc<Self>, session: Arc<Session>, request: Request<Incoming>) -> Response<Body> {
+        let mut record = Some(Record::begin(&self.metrics, request.method(), request.uri()));
+        let bond = (request.version() < Version::HTTP_2).then(|| session.bond.clone());
+        let response = self.answer(&session, request, &mut record).await.unwrap_or_else(Fault::into_response);
+        match record {
+            Some(record) => follow(response, record, bond, self.config().idle),
+            // A tunnel's or an upgraded connection's record goes on with it.
+            None => response,
+        }
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        mut request: Request<Incoming>,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
+        if let Some(fault) = session.bond.verdict(request.headers()) {
+            return Err(fault);
+        }
+        self.admit(session, request.headers())?;
+        let upgraded = hyper::upgrade::on(&mut request);
+        let (parts, body) = request.into_parts();
+        match classify(&parts, &self.routes, &session.door) {
+            Route::Reject(fault) => Err(fault),
+            Route::Ping => Ok(pong(record)),
+            Route::Tunnel(endpoint) => self.tunnel(endpoint, upgraded, session, record).await,
+            Route::Intercept(endpoint) => Ok(self.intercept(endpoint, upgraded, session, record)),
+            Route::Forward(origin) => {
+                note(record, &origin);
+                self.forward(parts, body, origin, upgraded, record).await
+            }
+            Route::Watch(origin, ask) => {
+                note(record, &origin);
+                self.watch(parts, origin, ask, record).await
+            }
+            Route::Probe(origin, ask) => {
+                note(record, &origin);
+                self.probe(parts, origin, ask, record).await
+            }
+            Route::Blob(origin, ask, digest) => {
+                note(record, &origin);
+                self.blob(parts, origin, ask, digest, record).await
+            }
+        }
+    }
+
+    /// Asks for the proxy's own password, where it has one; inside a tunnel it was named already.
+    fn admit(&self, session: &Session, headers: &HeaderMap) -> Result<(), Fault> {
+        match &self.config().basic_auth {
+            Some(auth) if !session.admitted && !auth.admits(headers) => Err(Fault::unauthorised()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn forward(
+        self: &Arc<Self>,
+        parts: http::request::Parts,
+        body: Incoming,
+        origin: Origin,
+        upgraded: OnUpgrade,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
+        let answer = self.exchange(&parts, body, &origin).await?;
+        Ok(self.switched(upgraded, answer, &origin, record))
+    }
+}
+
+/// Yes, there is a registry here.
+fn pong(record: &mut Option<Record>) -> Response<Body> {
+    if let Some(record) = record {
+        record.route(Label::Mirror);
+    }
+    let mut response = Response::new(empty_body());
+    let version = (HeaderName::from_static(API_VERSION_HEADER), HeaderValue::from_static(API_VERSION));
+    response.headers_mut().extend([version]);
+    response
+}
+
+/// Notes where a request goes; a task's record is told so later.
+fn note(record: &mut Option<Record>, origin: &Origin) {
+    if let Some(record) = record {
+        record.aim(&origin.uri);
+        record.route(if origin.mirror { Label::Mirror } else { Label::Forward });
+    }
+}

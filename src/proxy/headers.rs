@@ -1,0 +1,303 @@
+//! Header fields: what belongs to one connection only, what is ours, and what says that an answer is not to be shared.
+//!
+//! Pure. Repeated lines are never merged nor reordered: fields are removed or appended, nothing else.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+/// The prefix of our own request headers, which never reach an origin.
+const OURS: &str = "x-dragonfly-";
+/// Fields that belong to one connection, whether or not `Connection` names them (RFC 9110, 7.6.1). `Trailer` is left
+/// alone: we keep trailers, and it announces them.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+/// What in a request header's name betrays that its value is a credential of some kind.
+const SECRET_NAMES: [&str; 12] = [
+    "authorization",
+    "x-auth",
+    "cookie",
+    "token",
+    "secret",
+    "password",
+    "credential",
+    "api-key",
+    "apikey",
+    "art-api",
+    "session",
+    "signature",
+];
+/// How many headers an answer may vary by, and how long their values may be together, and still be shared.
+const MAX_VARY: (usize, usize) = (16, 4096);
+
+/// Removes what belongs to the connection that a message came by. `TE: trailers` stays, as trailers are passed on.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        .filter_map(|name| name.parse().ok())
+        // Nobody may make us drop the framing or the host of a message.
+        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST && *name != header::TE)
+        .collect();
+    let trailers = tokens(headers, &header::TE).any(|te| te.eq_ignore_ascii_case("trailers"));
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+    headers.remove(header::TE);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes our own request headers.
+pub(super) fn strip_ours(headers: &mut HeaderMap) {
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Notes in `Via` that a message came through the proxy called `id`.
+pub(super) fn add_via(headers: &mut HeaderMap, version: Version, id: &str) {
+    let protocol = match version {
+        Version::HTTP_09 => "0.9",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
+    };
+    if let Ok(value) = HeaderValue::try_from(format!("{protocol} {id}")) {
+        headers.append(header::VIA, value);
+    }
+}
+
+/// Whether a message has been through the proxy called `id` before.
+pub(super) fn has_passed(headers: &HeaderMap, id: &str) -> bool {
+    tokens(headers, &header::VIA).any(|hop| hop.split_ascii_whitespace().nth(1) == Some(id))
+}
+
+/// The protocols that a request asks to change to; `None` where it asks for none, or only for HTTP/2 on this connection,
+/// which nobody has to grant.
+pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asks = tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let only_h2c = tokens(headers, &header::UPGRADE).all(|protocol| protocol.eq_ignore_ascii_case("h2c"));
+    headers.get(header::UPGRADE).filter(|_| asks && !only_h2c).cloned()
+}
+
+/// The comma-separated members of all lines of a field, trimmed, without empty ones. Quoted commas are not minded.
+pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).into_iter();
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|t| !t.is_empty())
+}
+
+/// Whether a request carries what only its sender may know, so that the answer is meant for nobody else.
+pub(super) fn has_credentials(headers: &HeaderMap) -> bool {
+    headers.keys().any(is_credential)
+}
+
+fn is_credential(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name != "proxy-authorization" && SECRET_NAMES.iter().any(|secret| name.contains(secret))
+}
+
+/// Whether a request forbids that its answer is stored.
+pub(super) fn is_no_store(headers: &HeaderMap) -> bool {
+    has_directive(headers, &["no-store"])
+}
+
+/// Whether an answer may be given to others who ask the same.
+pub(super) fn is_sharable(answer: &HeaderMap) -> bool {
+    !answer.contains_key(header::SET_COOKIE) && !has_directive(answer, &["no-store", "private"])
+}
+
+fn has_directive(headers: &HeaderMap, forbidden: &[&str]) -> bool {
+    tokens(headers, &header::CACHE_CONTROL).any(|directive| {
+        let name = directive.split('=').next().unwrap_or_default().trim();
+        forbidden.iter().any(|&known| name.eq_ignore_ascii_case(known))
+    })
+}
+
+/// Names and values of the request headers that `answer` varies by, sorted by name; a header that the request does not
+/// have is left out. `None` where the answer is good for this one request only.
+pub(super) fn vary(answer: &HeaderMap, request: &HeaderMap) -> Option<Vec<(String, String)>> {
+    let mut names: Vec<HeaderName> = Vec::new();
+    for name in tokens(answer, &header::VARY) {
+        let name: HeaderName = name.parse().ok()?;
+        if name == "*" {
+            return None;
+        }
+        names.push(name);
+    }
+    // An encoded answer depends on what encodings were asked for, whether or not the origin remembers to say so.
+    if answer.contains_key(header::CONTENT_ENCODING) {
+        names.push(header::ACCEPT_ENCODING);
+    }
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    let mut found = Vec::new();
+    for name in names.iter().filter(|name| request.contains_key(*name)) {
+        if is_credential(name) {
+            return None;
+        }
+        let values: Option<Vec<&str>> = request.get_all(name).iter().map(|value| value.to_str().ok()).collect();
+        found.push((name.as_str().to_owned(), values?.join(", ")));
+    }
+    let bytes: usize = found.iter().map(|(_, value)| value.len()).sum();
+    (found.len() <= MAX_VARY.0 && bytes <= MAX_VARY.1).then_some(found)
+}
+
+/// The headers of an origin's answer that every later answer with the same content carries too: all but those of one
+/// exchange (connection, framing, date, range).
+pub(super) fn kept(answer: &HeaderMap) -> HeaderMap {
+    let mut headers = answer.clone();
+    strip_hop_by_hop(&mut headers);
+    for name in [
+        header::AGE,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::DATE,
+        header::SET_COOKIE,
+        header::TE,
+        header::TRAILER,
+        header::VIA,
+        header::PROXY_AUTHENTICATE,
+    ] {
+        headers.remove(name);
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_is_removed_and_nothing_else() {
+        let mut headers = map(&[
+            ("accept", "a"),
+            ("connection", "close, X-Mine, content-length"),
+            ("accept", "b"),
+            ("x-mine", "1"),
+            ("keep-alive", "5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip, Trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("trailer", "x-sum"),
+            ("content-length", "7"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        let want =
+            map(&[("accept", "a"), ("accept", "b"), ("te", "trailers"), ("trailer", "x-sum"), ("content-length", "7")]);
+        assert_eq!(headers, want);
+        assert_eq!(headers.get_all("accept").iter().collect::<Vec<_>>(), ["a", "b"], "lines keep their order");
+    }
+
+    #[test]
+    fn our_own_headers_stay_here() {
+        let mut headers = map(&[("x-dragonfly-tag", "t"), ("x-dragon", "kept"), ("X-Dragonfly-Use-P2P", "true")]);
+        strip_ours(&mut headers);
+        assert_eq!(headers, map(&[("x-dragon", "kept")]));
+    }
+
+    #[test]
+    fn a_loop_is_seen_in_via_by_whole_names() {
+        let mut headers = map(&[("via", "1.0 squid, 1.1 damselfly-2 (x)"), ("via", "2.0 other")]);
+        assert!(has_passed(&headers, "damselfly-2"));
+        assert!(!has_passed(&headers, "damselfly"));
+        add_via(&mut headers, Version::HTTP_11, "damselfly");
+        assert!(has_passed(&headers, "damselfly"));
+        assert_eq!(headers.get_all("via").iter().count(), 3);
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_headers() {
+        assert!(upgrade(&map(&[("upgrade", "websocket")])).is_none());
+        assert!(upgrade(&map(&[("connection", "upgrade")])).is_none());
+        assert_eq!(upgrade(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "a")])).unwrap(), "a");
+        assert!(upgrade(&map(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")])).is_none());
+    }
+
+    #[test]
+    fn credentials_are_known_by_their_names() {
+        for (name, want) in [
+            ("authorization", true),
+            ("cookie", true),
+            ("private-token", true),
+            ("x-amz-security-token", true),
+            ("x-jfrog-art-api", true),
+            ("x-api-key", true),
+            ("x-dragonfly-tag", false),
+            ("accept", false),
+            ("range", false),
+            ("proxy-authorization", false),
+        ] {
+            assert_eq!(has_credentials(&map(&[(name, "x")])), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn some_answers_are_for_one_client_only() {
+        for (lines, want) in [
+            (&[("cache-control", "public, max-age=60")][..], true),
+            (&[("cache-control", "no-cache")], true),
+            (&[("cache-control", "max-age=1, Private")], false),
+            (&[("cache-control", "private=\"x\"")], false),
+            (&[("cache-control", "public"), ("cache-control", "no-store")], false),
+            (&[("set-cookie", "a=b")], false),
+            (&[], true),
+        ] {
+            assert_eq!(is_sharable(&map(lines)), want, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_varies_by_what_the_request_says() {
+        let request = map(&[("accept", "a"), ("accept", "b"), ("accept-encoding", "gzip"), ("cookie", "c=d")]);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        for (answer, want) in [
+            (&[][..], Some(vec![])),
+            (&[("vary", "*")], None),
+            (&[("vary", "Accept, x-none")], Some(vec![pair("accept", "a, b")])),
+            (
+                &[("vary", "x"), ("vary", "accept-encoding, Accept")],
+                Some(vec![pair("accept", "a, b"), pair("accept-encoding", "gzip")]),
+            ),
+            (&[("content-encoding", "gzip")], Some(vec![pair("accept-encoding", "gzip")])),
+            (&[("vary", "cookie")], None),
+            (&[("vary", "bad name")], None),
+        ] {
+            assert_eq!(vary(&map(answer), &request), want, "{answer:?}");
+        }
+        let long = "x".repeat(MAX_VARY.1 + 1);
+        assert_eq!(vary(&map(&[("vary", "accept")]), &map(&[("accept", &long)])), None);
+    }
+
+    #[test]
+    fn what_belongs_to_one_answer_is_not_kept() {
+        let answer = map(&[
+            ("content-type", "a/b"),
+            ("content-length", "1"),
+            ("content-range", "bytes 0-0/9"),
+            ("date", "now"),
+            ("age", "1"),
+            ("via", "1.1 cdn"),
+            ("etag", "\"x\""),
+        ]);
+        assert_eq!(kept(&answer), map(&[("content-type", "a/b"), ("etag", "\"x\"")]));
+    }
+}

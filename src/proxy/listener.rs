@@ -1,0 +1,200 @@
+//! Accepting connections and serving HTTP on them, whatever they came by.
+//!
+//! At most `max_connections` at a time; more wait in the kernel's queue. While the process drains nothing is accepted,
+//! idle connections are closed, and requests in hand are finished.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use damselfly_runtime::Guard;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::detect::{Protocol, detect};
+use super::framing::{MAX_HEAD, MAX_HEADERS};
+use super::gate::{Bond, Gate, Wire};
+use super::handler::Inner;
+use super::metrics::Metrics;
+use super::route::Door;
+
+/// How long to wait before accepting again when the process has no file descriptor left.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+/// After how much silence the kernel asks a client whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// What a client that begins a TLS handshake here is told. A tool that tries TLS first understands this and goes on in
+/// plain HTTP at once.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\
+    X-Dragonfly-Error-Type: proxy\r\nContent-Length: 56\r\n\r\nThis port speaks plain HTTP; a TLS handshake came here.\n";
+
+/// What keeps a client's connection, and the tunnels that come out of it, counted.
+pub(super) struct Lease {
+    _slot: OwnedSemaphorePermit,
+    _guard: Guard,
+    metrics: Metrics,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
+    }
+}
+
+/// One connection on which HTTP is spoken.
+pub(super) struct Session {
+    pub(super) door: Door,
+    /// Whether its client needs no password, or has named it.
+    pub(super) admitted: bool,
+    pub(super) bond: Arc<Bond>,
+    pub(super) lease: Arc<Lease>,
+}
+
+/// What connections come from.
+trait Accept {
+    type Stream;
+
+    fn accept_one(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept_one(&self) -> std::io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept_one(&self) -> std::io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Inner {
+    /// Serves every connection that comes to `listener` until the process drains.
+    pub(super) async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
+        while let Some((stream, lease)) = self.next(&listener).await {
+            tokio::spawn(self.clone().greet(stream, lease));
+        }
+    }
+
+    /// The same for the local API's socket. Whoever may open it needs no password.
+    pub(super) async fn serve_unix(self: Arc<Self>, listener: UnixListener) {
+        while let Some((stream, lease)) = self.next(&listener).await {
+            let door = Door::default();
+            tokio::spawn(self.clone().serve(Box::new(stream), Vec::new(), Protocol::Http1, door, true, lease));
+        }
+    }
+
+    /// The next connection; `None` when the process drains.
+    async fn next<A: Accept>(&self, listener: &A) -> Option<(A::Stream, Arc<Lease>)> {
+        let accepted = async {
+            // The semaphore is never closed.
+            let slot = self.slots.clone().acquire_owned().await.ok()?;
+            loop {
+                match listener.accept_one().await {
+                    Ok(stream) => return Some((stream, slot)),
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(EXHAUSTED).await;
+                    }
+                }
+            }
+        };
+        let (stream, slot) = tokio::select! {
+            () = self.drain.draining() => return None,
+            accepted = accepted => accepted?,
+        };
+        self.metrics.connections.inc();
+        let lease = Lease { _slot: slot, _guard: self.drain.guard(), metrics: self.metrics.clone() };
+        Some((stream, Arc::new(lease)))
+    }
+
+    async fn greet(self: Arc<Self>, mut stream: TcpStream, lease: Arc<Lease>) {
+        // A connection on which these fail is about to fail anyway.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+        let door = Door { through: None, local: stream.local_addr().ok() };
+        let patience = self.config().first_byte_from_client;
+        let detected = tokio::select! {
+            () = self.drain.draining() => return,
+            detected = detect(&mut stream, Vec::new(), patience) => detected,
+        };
+        match detected {
+            (Protocol::Closed | Protocol::Silent, _) => {}
+            (Protocol::Tls, _) => {
+                let _ = stream.write_all(NOT_TLS).await;
+                let _ = stream.shutdown().await;
+            }
+            (Protocol::Http2, read) => {
+                self.serve(Box::new(stream), read, Protocol::Http2, door, false, lease).await;
+            }
+            // What is no HTTP at all is refused by the gate, in words.
+            (_, read) => self.serve(Box::new(stream), read, Protocol::Http1, door, false, lease).await,
+        }
+    }
+
+    /// Serves HTTP on one connection, of which `read` was read already, to its end.
+    ///
+    /// The future is boxed because it contains itself: a request on the connection may open a tunnel in which HTTP is
+    /// spoken again.
+    pub(super) fn serve(
+        self: Arc<Self>,
+        wire: Box<dyn Wire>,
+        read: Vec<u8>,
+        protocol: Protocol,
+        door: Door,
+        admitted: bool,
+        lease: Arc<Lease>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            let bond = Bond::new();
+            let io = TokioIo::new(Gate::new(wire, read, bond.clone()));
+            let session = Arc::new(Session { door, admitted, bond, lease });
+            let drain = self.drain.clone();
+            let (max_streams, head_timeout) = (self.config().max_streams, self.config().head_timeout);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (inner, session) = (self.clone(), session.clone());
+                async move { Ok::<_, Infallible>(inner.handle(session, request).await) }
+            });
+            // Each protocol's connection is another type; both are driven alike.
+            macro_rules! drive {
+                ($connection:expr) => {{
+                    let mut connection = std::pin::pin!($connection);
+                    let ended = tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = drain.draining() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    };
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a client's connection ended");
+                    }
+                }};
+            }
+            if protocol == Protocol::Http2 {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                builder.timer(TokioTimer::new()).max_concurrent_streams(max_streams);
+                builder.max_header_list_size(MAX_HEAD as u32).adaptive_window(true);
+                builder.keep_alive_interval(KEEPALIVE);
+                drive!(builder.serve_connection(io, service));
+            } else {
+                let mut builder = http1::Builder::new();
+                builder.timer(TokioTimer::new()).header_read_timeout(head_timeout);
+                builder.max_headers(MAX_HEADERS).max_buf_size(2 * MAX_HEAD);
+                drive!(builder.serve_connection(io, service).with_upgrades());
+            }
+        })
+    }
+}

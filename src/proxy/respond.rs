@@ -1,0 +1,229 @@
+//! The body of every answer on its way to the client: counted, bounded in time, and never ended cleanly when it is not
+//! whole.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::access::{End, Record};
+use super::gate::Bond;
+use crate::net::{Body, BoxError};
+
+/// Nothing moved for longer than we wait.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing came for {} s", .0.as_secs())]
+pub(super) struct Quiet(Duration);
+
+/// Has `record` follow `response` to its end. Where the body fails, `bond` (an HTTP/1 connection's) is broken off; on
+/// HTTP/2 the library resets the stream.
+pub(super) fn follow(
+    response: Response<Body>,
+    mut record: Record,
+    bond: Option<Arc<Bond>>,
+    idle: Duration,
+) -> Response<Body> {
+    record.answered(response.status());
+    response.map(|body| {
+        let length = body.size_hint().exact();
+        Tallied { body: Paced::new(body, idle), record, bond, length, sent: 0 }.boxed_unsync()
+    })
+}
+
+/// A body that fails when nothing comes for too long.
+pub(super) struct Paced<B> {
+    body: B,
+    idle: Duration,
+    deadline: Pin<Box<Sleep>>,
+    /// Whether the deadline runs. It does not while nobody asks for the next frame.
+    running: bool,
+}
+
+impl<B> Paced<B> {
+    /// `body`, every frame of which comes within `idle` of the one before.
+    pub(super) fn new(body: B, idle: Duration) -> Self {
+        Self { body, idle, deadline: Box::pin(sleep(idle)), running: false }
+    }
+}
+
+impl<B> http_body::Body for Paced<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let idle = self.idle;
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.running = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        if !self.running {
+            self.running = true;
+            self.deadline.as_mut().reset(Instant::now() + idle);
+        }
+        self.deadline.as_mut().poll(cx).map(|()| Some(Err(Quiet(idle).into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+struct Tallied {
+    body: Paced<Body>,
+    record: Record,
+    bond: Option<Arc<Bond>>,
+    /// How long the body is, where that is known from the start.
+    length: Option<u64>,
+    sent: u64,
+}
+
+impl http_body::Body for Tallied {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.sent += bytes;
+                self.record.sent(bytes);
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.record.ended(End::Broken);
+                if let Some(bond) = self.bond.take() {
+                    bond.break_off();
+                }
+            }
+            Poll::Ready(None) => self.record.ended(End::Complete),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Tallied {
+    fn drop(&mut self) {
+        // A body of known length, and one without any bytes, is not always asked for its end.
+        if self.length == Some(self.sent) || (self.sent == 0 && self.body.is_end_stream()) {
+            self.record.ended(End::Complete);
+        }
+    }
+}
+
+/// A request's body on its way to the origin, which remembers whether it was the client that failed.
+pub(super) struct Upload {
+    body: Paced<Incoming>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Upload {
+    /// The body, and a flag that is set when the client does not send it to its end.
+    pub(super) fn new(body: Incoming, idle: Duration) -> (Self, Arc<AtomicBool>) {
+        let failed = Arc::new(AtomicBool::new(false));
+        (Self { body: Paced::new(body, idle), failed: failed.clone() }, failed)
+    }
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::Metrics;
+    use super::*;
+    use futures_util::{StreamExt as _, stream};
+    use http::{Method, StatusCode};
+    use http_body_util::{Full, StreamBody};
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    fn record(metrics: &Metrics) -> Record {
+        Record::begin(metrics, &Method::GET, &"http://a/b?secret".parse().unwrap())
+    }
+
+    fn count(metrics: &Metrics, status: &'static str) -> u64 {
+        metrics.requests.get_or_create(&[("route", "reject"), ("status", status)]).get()
+    }
+
+    #[tokio::test]
+    async fn every_answer_is_counted_once_when_it_has_ended() {
+        let metrics = Metrics::default();
+        let body = Full::new(Bytes::from_static(b"hello")).map_err(|never| match never {}).boxed_unsync();
+        let response = follow(Response::new(body), record(&metrics), None, IDLE);
+        assert_eq!(response.body().size_hint().exact(), Some(5), "its length stays known");
+        assert_eq!((count(&metrics, "2xx"), metrics.in_flight.get()), (0, 1));
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+        assert_eq!((count(&metrics, "2xx"), metrics.in_flight.get()), (1, 0));
+        assert_eq!((metrics.forwarded.get(), metrics.broken.get()), (5, 0));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_breaks_the_connection_off() {
+        let metrics = Metrics::default();
+        let bond = Bond::new();
+        let frames = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err(BoxError::from("gone"))]);
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let response = follow(response, record(&metrics), Some(bond.clone()), IDLE);
+        assert!(!bond.is_broken());
+        response.into_body().collect().await.unwrap_err();
+        assert!(bond.is_broken());
+        assert_eq!((count(&metrics, "2xx"), metrics.broken.get()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_counted_only_while_somebody_listens() {
+        let frames = stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"a")))]);
+        let silent = frames.chain(stream::pending());
+        let mut body = Paced::new(Box::pin(StreamBody::new(silent)), IDLE);
+        tokio::time::sleep(2 * IDLE).await;
+        body.frame().await.unwrap().unwrap();
+        tokio::time::sleep(2 * IDLE).await;
+        let begun = Instant::now();
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert_eq!((begun.elapsed(), error.to_string()), (IDLE, "nothing came for 60 s".to_owned()));
+    }
+}

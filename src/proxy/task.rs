@@ -1,0 +1,370 @@
+//! Where the proxy meets the tasks: what an origin's answer says about sharing, and a task's bytes as an answer.
+//!
+//! - `watch`: the request is sent as it is; a large sharable answer becomes the task's source stream.
+//! - `probe`: one byte is asked for first, with the client's own preconditions, so that a host which comes late costs
+//!   the origin next to nothing.
+//! - `blob`: the name is the digest; nothing needs to be asked.
+//!
+//! **Whatever is not shareable, and whatever fails on our side before the first byte, is forwarded as it came.**
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use damselfly_core::swarm::SourceWish;
+use damselfly_core::{Digest, Identity, RangeWish};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, request};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
+
+use super::access::Record;
+use super::conditional::{PRECONDITIONS, wish, wish_of};
+use super::fault::Fault;
+use super::forward::{Answer, outbound};
+use super::handler::Inner;
+use super::headers::{add_via, is_sharable, kept, vary};
+use super::route::{Ask, Label, Origin};
+use super::rules::identity_url;
+use crate::backend::{SourceRequest, SourceResponse};
+use crate::net::{Body, BoxError, empty_body};
+use crate::p2p::{Broken, ContentStream, Known, OpenError, Opened, TaskSpec};
+
+const TASK_ID: HeaderName = HeaderName::from_static("x-dragonfly-task-id");
+const FINISHED: HeaderName = HeaderName::from_static("x-dragonfly-task-download-finished");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// How often a URL is probed when its content changes under our hands.
+const PROBES: u32 = 2;
+
+/// One request on its way to a task.
+struct Errand<'a> {
+    parts: &'a request::Parts,
+    origin: &'a Origin,
+    ask: &'a Ask,
+    /// When the first byte of the answer is due.
+    deadline: Instant,
+}
+
+/// How an attempt to answer from a task ends, when it doesn't with an answer.
+enum Miss {
+    /// The origin is to be asked directly.
+    Direct,
+    /// The content changed: what is known of it is wrong.
+    Changed,
+    /// The client is told.
+    Fault(Fault),
+}
+
+impl Inner {
+    fn errand<'a>(&self, parts: &'a request::Parts, origin: &'a Origin, ask: &'a Ask) -> Errand<'a> {
+        Errand { parts, origin, ask, deadline: Instant::now() + self.config().first_byte }
+    }
+
+    /// Forwards a GET; an answer that is worth it becomes a task.
+    pub(super) async fn watch(
+        &self,
+        parts: request::Parts,
+        origin: Origin,
+        ask: Ask,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
+        let errand = self.errand(&parts, &origin, &ask);
+        let answer = self.fetch(&parts, outbound(&parts, &origin, &self.config().id), &origin).await?;
+        self.adopt(&errand, answer, record).await
+    }
+
+    /// Asks for one byte, then for the task that the answer describes.
+    pub(super) async fn probe(
+        &self,
+        parts: request::Parts,
+        origin: Origin,
+        ask: Ask,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
+        let errand = self.errand(&parts, &origin, &ask);
+        for _ in 0..PROBES {
+            let mut headers = outbound(&parts, &origin, &self.config().id);
+            headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+            headers.remove(header::IF_RANGE);
+            let answer = self.fetch(&parts, headers, &origin).await?;
+            match answer.status() {
+                StatusCode::PARTIAL_CONTENT => {}
+                StatusCode::OK => return self.adopt(&errand, answer, record).await,
+                // The origin's judgement of the client's own preconditions.
+                StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED => return Ok(self.pass(answer, &origin)),
+                _ => break,
+            }
+            let Some(spec) = self.spec_of(&errand, &source(answer)) else { break };
+            let wish = wish_of(&parts.headers, validators(&spec.identity));
+            match self.serve_task(&errand, spec, wish, None, record).await {
+                Ok(response) => return Ok(response),
+                Err(Miss::Changed) => {}
+                Err(Miss::Direct) => break,
+                Err(Miss::Fault(fault)) => return Err(fault),
+            }
+        }
+        self.direct(&errand).await
+    }
+
+    /// A content that is named by its digest.
+    pub(super) async fn blob(
+        &self,
+        parts: request::Parts,
+        origin: Origin,
+        ask: Ask,
+        digest: Digest,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
+        let errand = self.errand(&parts, &origin, &ask);
+        let mut source = self.source_request(&errand).following_redirects();
+        // The digest is that of the content as it is.
+        source.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let spec = self.spec(&errand, Identity::Digest(digest), source, None);
+        // The entity tag of a blob is its quoted digest.
+        let tag = format!("\"{digest}\"");
+        let named = parts.headers.get(header::IF_RANGE).is_none_or(|named| named.as_bytes() == tag.as_bytes());
+        let wish = if named { wish(&parts.headers) } else { RangeWish::Whole };
+        match self.serve_task(&errand, spec, wish, None, record).await {
+            Ok(response) => Ok(response),
+            Err(Miss::Fault(fault)) => Err(fault),
+            Err(Miss::Direct | Miss::Changed) => self.direct(&errand).await,
+        }
+    }
+
+    /// Makes the answer under way a task's source if it is worth it; else passes it on.
+    async fn adopt(
+        &self,
+        errand: &Errand<'_>,
+        answer: Answer,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
+        let answer = source(answer);
+        let spec = Some(&answer).filter(|answer| answer.status == StatusCode::OK).and_then(|a| self.spec_of(errand, a));
+        let Some(spec) = spec else { return Ok(self.untouched(answer, errand.origin)) };
+        let wish = wish_of(&errand.parts.headers, validators(&spec.identity));
+        match self.serve_task(errand, spec, wish, Some(answer), record).await {
+            Ok(response) => Ok(response),
+            Err(Miss::Fault(fault)) => Err(fault),
+            Err(Miss::Direct | Miss::Changed) => self.direct(errand).await,
+        }
+    }
+
+    /// Asks the origin as if we were not there.
+    async fn direct(&self, errand: &Errand<'_>) -> Result<Response<Body>, Fault> {
+        let headers = outbound(errand.parts, errand.origin, &self.config().id);
+        Ok(self.pass(self.fetch(errand.parts, headers, errand.origin).await?, errand.origin))
+    }
+
+    /// The task that this answer (a 200, or the 206 of a probe) describes; `None` where it is not to be shared.
+    fn spec_of(&self, errand: &Errand<'_>, answer: &SourceResponse) -> Option<TaskSpec> {
+        let span = answer.span().filter(|span| span.start == 0)?;
+        let validators = answer.validators();
+        if span.total < errand.ask.least || !validators.is_strong() || !is_sharable(&answer.headers) {
+            return None;
+        }
+        let identity = Identity::Version {
+            url: identity_url(&errand.origin.uri, errand.ask.filter()),
+            validators,
+            length: span.total,
+            vary: vary(&answer.headers, &errand.parts.headers)?,
+            tag: errand.ask.tag.clone(),
+            application: errand.ask.application.clone(),
+        };
+        let known = Known { length: span.total, headers: kept(&answer.headers) };
+        Some(self.spec(errand, identity, self.source_request(errand), Some(known)))
+    }
+
+    fn spec(&self, errand: &Errand<'_>, identity: Identity, source: SourceRequest, known: Option<Known>) -> TaskSpec {
+        TaskSpec {
+            identity,
+            source,
+            known,
+            tag: errand.ask.tag.clone(),
+            application: errand.ask.application.clone(),
+            piece_length: errand.ask.piece_length,
+            source_wish: if self.config().use_source { SourceWish::Allowed } else { SourceWish::Forbidden },
+        }
+    }
+
+    /// How the origin is asked for the content on this client's behalf.
+    fn source_request(&self, errand: &Errand<'_>) -> SourceRequest {
+        let mut headers = outbound(errand.parts, errand.origin, &self.config().id);
+        for name in PRECONDITIONS.iter().chain(&[header::RANGE, header::IF_RANGE, header::TE]) {
+            headers.remove(name);
+        }
+        SourceRequest::new(errand.origin.uri.clone(), headers)
+    }
+
+    /// Opens the task and waits for its first byte, so that whatever fails before can still be answered otherwise.
+    async fn serve_task(
+        &self,
+        errand: &Errand<'_>,
+        spec: TaskSpec,
+        wish: RangeWish,
+        under_way: Option<SourceResponse>,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Miss> {
+        let digest = spec.identity.digest();
+        let task = spec.identity.task_id();
+        let span = tracing::info_span!("task", %task);
+        let opening = self.tasks.open(spec, wish, under_way).instrument(span.clone());
+        let opened = match timeout_at(errand.deadline, opening).await {
+            Ok(opened) => opened.map_err(|error| self.missed(&error))?,
+            Err(_) => return Err(self.late()),
+        };
+        let mut stream = match opened {
+            Opened::Content(stream) => stream,
+            Opened::Unsatisfiable { length } => return Ok(self.unsatisfiable(length)),
+            Opened::Origin(answer) => return Ok(self.untouched(answer, errand.origin)),
+        };
+        let first = match timeout_at(errand.deadline, stream.frame()).instrument(span).await {
+            Ok(Some(Ok(frame))) => Some(frame),
+            Ok(None) => None,
+            Ok(Some(Err(broken))) => return Err(self.broke(&broken)),
+            Err(_) => return Err(self.late()),
+        };
+        if let Some(record) = record {
+            record.route(Label::Task);
+            record.serves(task, stream.traffic());
+        }
+        Ok(self.content(stream, first, wish, digest))
+    }
+
+    fn missed(&self, error: &OpenError) -> Miss {
+        match error {
+            OpenError::Changed => Miss::Changed,
+            OpenError::Source(error) => Miss::Fault(Fault::from(&**error)),
+            OpenError::Local(why) if self.config().use_source => {
+                tracing::warn!(%why, "a task could not be opened: its origin is asked directly");
+                Miss::Direct
+            }
+            OpenError::Local(why) => Miss::Fault(Fault::unavailable(why.clone())),
+        }
+    }
+
+    fn broke(&self, broken: &Broken) -> Miss {
+        tracing::warn!(%broken, "a task broke before its first byte");
+        match broken {
+            Broken::Changed => Miss::Changed,
+            _ if self.config().use_source => Miss::Direct,
+            broken => Miss::Fault(Fault::unavailable(broken.to_string())),
+        }
+    }
+
+    fn late(&self) -> Miss {
+        if self.config().use_source {
+            tracing::warn!("a task gave no first byte in time: its origin is asked directly");
+            return Miss::Direct;
+        }
+        Miss::Fault(Fault::timeout("No peer gave the first byte of this content in time."))
+    }
+
+    /// The origin's own answer.
+    fn untouched(&self, answer: SourceResponse, origin: &Origin) -> Response<Body> {
+        let mut response = Response::new(());
+        *response.status_mut() = answer.status;
+        *response.version_mut() = answer.version;
+        *response.headers_mut() = answer.headers;
+        self.passed(response.into_parts().0, answer.body, origin)
+    }
+
+    fn unsatisfiable(&self, length: u64) -> Response<Body> {
+        let mut response = Response::new(empty_body());
+        *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+        let headers = response.headers_mut();
+        set(headers, header::CONTENT_RANGE, &format!("bytes */{length}"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        add_via(headers, Version::HTTP_11, &self.config().id);
+        response
+    }
+
+    /// A task's bytes as the answer to a GET.
+    fn content(
+        &self,
+        stream: ContentStream,
+        first: Option<Frame<Bytes>>,
+        wish: RangeWish,
+        digest: Option<Digest>,
+    ) -> Response<Body> {
+        let (range, length) = (stream.range(), stream.length());
+        let mut headers = kept(stream.headers());
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.len()));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if let Some(digest) = digest {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            set(&mut headers, CONTENT_DIGEST, &digest.to_string());
+            set(&mut headers, header::ETAG, &format!("\"{digest}\""));
+        }
+        set(&mut headers, TASK_ID, &stream.task_id().to_string());
+        set(&mut headers, FINISHED, if stream.was_complete() { "true" } else { "false" });
+        add_via(&mut headers, Version::HTTP_11, &self.config().id);
+        let mut status = StatusCode::OK;
+        // A range that was asked for is answered as one, even where it is everything: clients take it as a promise.
+        if wish != RangeWish::Whole && !range.is_empty() {
+            status = StatusCode::PARTIAL_CONTENT;
+            let last = range.end() - 1;
+            set(&mut headers, header::CONTENT_RANGE, &format!("bytes {}-{last}/{length}", range.start()));
+        }
+        let mut response = Response::new(Begun { first, rest: stream }.map_err(BoxError::from).boxed_unsync());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+fn validators(identity: &Identity) -> &damselfly_core::Validators {
+    const NONE: &damselfly_core::Validators = &damselfly_core::Validators { etag: None, last_modified: None };
+    match identity {
+        Identity::Version { validators, .. } => validators,
+        Identity::Digest(_) => NONE,
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn source(answer: Answer) -> SourceResponse {
+    let (parts, body) = answer.into_parts();
+    SourceResponse {
+        status: parts.status,
+        version: parts.version,
+        headers: parts.headers,
+        body: body.map_err(BoxError::from).boxed_unsync(),
+    }
+}
+
+/// A task's stream whose first frame was waited for.
+struct Begun {
+    first: Option<Frame<Bytes>>,
+    rest: ContentStream,
+}
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.first.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        match self.rest.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(first + rest),
+            None => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `CONNECT`: a pipe to where the client wants to go, or, to hosts that are intercepted, a look inside.
+//!
+//! Inside, HTTP is served by the same handler as outside. A client that speaks neither TLS nor HTTP there, or waits for
+//! the server to speak first, gets its pipe after all.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use http::uri::{Authority, Scheme};
+use http::{Response, StatusCode};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::access::{End, Record};
+use super::detect::{Protocol, detect};
+use super::fault::Fault;
+use super::gate::{Gate, Wire};
+use super::handler::Inner;
+use super::listener::{Lease, Session};
+use super::pipe::pipe;
+use super::rewind::Rewound;
+use super::route::{Door, Endpoint, Label};
+use crate::net::{Body, empty_body};
+
+impl Wire for TokioIo<Upgraded> {
+    // A stream of an HTTP/2 connection; the library resets it when it is dropped.
+    fn abort(&self) {}
+}
+
+impl<T: Wire> Wire for TlsStream<T> {
+    // Without its closing alert, TLS does not take an end for the end.
+    fn abort(&self) {
+        self.get_ref().0.abort();
+    }
+}
+
+impl Inner {
+    /// Opens a blind tunnel. The answer says whether the other end could be reached.
+    pub(super) async fn tunnel(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        client: OnUpgrade,
+        session: &Session,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
+        let mut record = open(record, Label::Tunnel);
+        let server = match self.http.dial(&endpoint.host, endpoint.port).await {
+            Ok(server) => server,
+            Err(error) => {
+                let fault = Fault::from(&error);
+                answered(&mut record, fault.status(), End::Complete);
+                return Err(fault);
+            }
+        };
+        let (inner, lease) = (self.clone(), session.lease.clone());
+        tokio::spawn(async move {
+            if let Some((wire, read)) = taken_over(client).await {
+                inner.carry(wire, read, server, &mut record).await;
+            }
+            drop(lease);
+        });
+        Ok(established())
+    }
+
+    /// Opens a tunnel that we look into: TLS is ended here, with a certificate of our own.
+    pub(super) fn intercept(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        client: OnUpgrade,
+        session: &Session,
+        record: &mut Option<Record>,
+    ) -> Response<Body> {
+        let record = open(record, Label::Intercept);
+        tokio::spawn(self.clone().look_inside(endpoint, client, session.lease.clone(), record));
+        established()
+    }
+
+    async fn look_inside(
+        self: Arc<Self>,
+        endpoint: Endpoint,
+        client: OnUpgrade,
+        lease: Arc<Lease>,
+        record: Option<Record>,
+    ) {
+        let mut record = record;
+        let Some((mut wire, read)) = taken_over(client).await else { return };
+        let (protocol, read) = detect(&mut *wire, read, self.config().detect_timeout).await;
+        match protocol {
+            Protocol::Closed => {}
+            Protocol::Opaque | Protocol::Silent => match self.http.dial(&endpoint.host, endpoint.port).await {
+                Ok(server) => self.carry(wire, read, server, &mut record).await,
+                Err(_) => wire.abort(),
+            },
+            Protocol::Http1 | Protocol::Http2 => {
+                answered(&mut record, StatusCode::OK, End::Complete);
+                drop(record);
+                self.inside(wire, read, protocol, Scheme::HTTP, &endpoint, lease).await;
+            }
+            Protocol::Tls => {
+                let wire = Rewound::new(wire, read);
+                match self.interceptor.accept(wire, &endpoint.host).await {
+                    Ok(tls) => {
+                        answered(&mut record, StatusCode::OK, End::Complete);
+                        drop(record);
+                        let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                        let protocol = if h2 { Protocol::Http2 } else { Protocol::Http1 };
+                        self.inside(Box::new(tls), Vec::new(), protocol, Scheme::HTTPS, &endpoint, lease).await;
+                    }
+                    Err(error) => {
+                        tracing::info!(host = %endpoint.host, %error, "no TLS with a client in the name of this host");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn inside(
+        self: Arc<Self>,
+        wire: Box<dyn Wire>,
+        read: Vec<u8>,
+        protocol: Protocol,
+        scheme: Scheme,
+        endpoint: &Endpoint,
+        lease: Arc<Lease>,
+    ) {
+        let Some(authority) = endpoint.authority(&scheme) else { return };
+        let door = Door { through: Some((scheme, authority)), local: None };
+        self.serve(wire, read, protocol, door, true, lease).await;
+    }
+
+    /// Carries bytes between the two until both are done. What breaks one end breaks the other.
+    async fn carry(&self, mut wire: Box<dyn Wire>, read: Vec<u8>, mut server: TcpStream, record: &mut Option<Record>) {
+        let down = AtomicU64::new(0);
+        let ended = match server.write_all(&read).await {
+            Ok(()) => pipe(&mut wire, &mut server, self.config().idle, self.drain.draining(), &down).await,
+            Err(error) => Err(error),
+        };
+        let end = if ended.is_ok() { End::Complete } else { End::Broken };
+        if end == End::Broken {
+            wire.abort();
+            server.abort();
+        }
+        if let Some(record) = record {
+            record.sent(down.into_inner());
+        }
+        answered(record, StatusCode::OK, end);
+    }
+}
+
+/// Takes the record over from the answer: it ends with the tunnel.
+fn open(record: &mut Option<Record>, label: Label) -> Option<Record> {
+    let mut record = record.take();
+    if let Some(record) = &mut record {
+        record.route(label);
+    }
+    record
+}
+
+fn answered(record: &mut Option<Record>, status: StatusCode, end: End) {
+    if let Some(record) = record {
+        record.answered(status);
+        record.ended(end);
+    }
+}
+
+fn established() -> Response<Body> {
+    Response::new(empty_body())
+}
+
+/// The client's connection once our answer is on it, and what was read of it already.
+async fn taken_over(client: OnUpgrade) -> Option<(Box<dyn Wire>, Vec<u8>)> {
+    let upgraded = client.await.inspect_err(|error| tracing::debug!(%error, "a tunnel's client left")).ok()?;
+    Some(match upgraded.downcast::<TokioIo<Gate>>() {
+        Ok(parts) => {
+            let (wire, held) = parts.io.into_inner().into_parts();
+            let mut read = parts.read_buf.to_vec();
+            read.extend(held);
+            (wire, read)
+        }
+        Err(upgraded) => (Box::new(TokioIo::new(upgraded)), Vec::new()),
+    })
+}
+
+impl Endpoint {
+    /// The authority of URLs inside a tunnel to here.
+    fn authority(&self, scheme: &Scheme) -> Option<Authority> {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+        let text = if self.port == default { host } else { format!("{host}:{}", self.port) };
+        text.parse().ok()
+    }
+}
