@@ -16,6 +16,8 @@ pub(crate) fn digest(piece: PieceNumber, variant: Variant) -> PieceDigest {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&piece.0.to_be_bytes());
     bytes[4..8].copy_from_slice(&variant.to_be_bytes());
+    // All zeros would stand for a hash that was not said.
+    bytes[31] = 1;
     PieceDigest { crc32: piece.0 ^ variant, blake3: Blake3(bytes) }
 }
 

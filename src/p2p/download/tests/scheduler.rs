@@ -163,7 +163,7 @@ fn reschedules_without_progress_are_bounded_and_then_the_source_is_wanted() {
 fn parents_that_announce_nothing_are_given_up_after_a_while() {
     let mut bench = Bench::whole(2);
     bench.parents(&["a"], false);
-    assert_eq!(bench.wait(), (secs(10), vec![reschedule(&[])]));
+    assert_eq!(bench.wait(), (Config::default().patience, vec![reschedule(&[])]));
 }
 
 #[test]
