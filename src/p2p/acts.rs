@@ -56,7 +56,7 @@ impl Driver {
         let registration = Registration {
             host: self.shared.parts.host.id.clone(),
             task: self.flight.id,
-            peer: self.peer.clone(),
+            peer: self.flight.peer.clone(),
             origin: self.spec.origin(),
             geometry: self.stored.as_ref().map(StoredTask::geometry),
             held: self.stored.as_ref().map(StoredTask::held),

@@ -24,7 +24,7 @@ use tracing::{Instrument as _, debug, info_span, warn};
 use super::download::{Action, Download, Event, Failure, ReaderId, Setup};
 use super::flight::{Flight, News, Outcome, Phase};
 use super::source::{self, Step, Trouble};
-use super::tasks::{Shared, TaskSpec, new_peer};
+use super::tasks::{Shared, TaskSpec};
 use super::transport::FetchError;
 use super::verify;
 use crate::backend::SourceResponse;
@@ -59,7 +59,6 @@ pub(crate) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) flight: Arc<Flight>,
     pub(super) spec: TaskSpec,
-    pub(super) peer: PeerId,
     pub(super) stored: Option<StoredTask>,
     pub(super) headers: HeaderMap,
     pub(super) under_way: Option<SourceResponse>,
@@ -94,7 +93,6 @@ impl Driver {
     ) -> Self {
         let headers = spec.known.as_ref().map(|known| known.headers.clone()).unwrap_or_default();
         Self {
-            peer: new_peer(&shared.parts.host),
             stored: None,
             headers,
             under_way,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use damselfly_core::{PieceNumber, PieceSet, RangeWish, TaskId};
+use damselfly_core::{PeerId, PieceNumber, PieceSet, RangeWish, TaskId};
 use tokio::sync::{Notify, watch};
 
 use super::download::ReaderId;
@@ -69,6 +69,8 @@ struct Seats {
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) id: TaskId,
+    /// The part that this host takes in the task.
+    pub(crate) peer: PeerId,
     phase: watch::Sender<Phase>,
     seats: Mutex<Seats>,
     bell: Notify,
@@ -76,9 +78,10 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn new(id: TaskId) -> Arc<Self> {
+    pub(crate) fn new(id: TaskId, peer: PeerId) -> Arc<Self> {
         Arc::new(Self {
             id,
+            peer,
             phase: watch::Sender::new(Phase::Resolving),
             seats: Mutex::default(),
             bell: Notify::new(),
@@ -261,7 +264,7 @@ mod tests {
     use super::*;
 
     fn flight() -> Arc<Flight> {
-        Flight::new(TaskId::from_bytes([0; 32]))
+        Flight::new(TaskId::from_bytes([0; 32]), "peer".into())
     }
 
     #[tokio::test]

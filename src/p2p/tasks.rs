@@ -229,6 +229,12 @@ impl Tasks {
         self.0.flights().len()
     }
 
+    /// The part that this host takes in the task that `stream` reads.
+    pub fn peer_of(&self, stream: &ContentStream) -> PeerId {
+        let flight = self.0.flights().get(&stream.task_id()).map(|flight| flight.peer.clone());
+        flight.unwrap_or_else(|| new_peer(&self.0.parts.host))
+    }
+
     /// What this host holds, for a scheduler that does not know it.
     pub fn holdings(&self) -> Vec<Holding> {
         let parts = &self.0.parts;
@@ -311,7 +317,7 @@ impl Shared {
         if flights.len() >= self.config.max_downloads {
             return Err(OpenError::Local("too many downloads are under way".into()));
         }
-        let flight = Flight::new(id);
+        let flight = Flight::new(id, new_peer(&self.parts.host));
         let Some(seat) = flight.sit(wish) else {
             return Err(OpenError::Local("a new download was closed".into()));
         };
@@ -325,7 +331,7 @@ impl Shared {
 }
 
 /// A name for the part that this host takes in one task.
-pub(crate) fn new_peer(host: &HostInfo) -> PeerId {
+fn new_peer(host: &HostInfo) -> PeerId {
     let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
     PeerId::new(host.ip, &host.hostname, random, host.seed)
 }

@@ -4,3 +4,4 @@ pub mod peer;
 mod peer_pieces;
 #[cfg(test)]
 mod peer_tests;
+pub mod seeder;
