@@ -11,6 +11,9 @@
 //! - A task's peers meet at the same scheduler as long as it answers; see [`ring`].
 
 mod announcer;
+#[cfg(test)]
+mod conformance;
+mod embedded;
 mod grpc;
 mod pump;
 mod ring;
@@ -26,6 +29,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 pub use announcer::Announcer;
+pub use embedded::Embedded;
 pub use grpc::GrpcSchedulers;
 
 /// How many reports or answers of one conversation wait to be taken.
