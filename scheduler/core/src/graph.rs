@@ -56,7 +56,7 @@ impl Core {
     }
 
     /// Somebody who waits in this task may be served now.
-    fn note_freed(&mut self, task: &TaskId) {
+    pub(crate) fn note_freed(&mut self, task: &TaskId) {
         if self.tasks.get(task).is_some_and(|task| !task.waiting.is_empty() && task.holders.has_free()) {
             self.unsettled.freed.insert(*task);
         }

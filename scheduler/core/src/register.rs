@@ -185,6 +185,9 @@ impl Core {
         if !agrees && before == Some(false) {
             self.fact(Fact::GeometryConflict);
         }
+        if agrees && before == Some(true) {
+            self.note_freed(task);
+        }
         agrees
     }
 
@@ -202,6 +205,7 @@ impl Core {
             }
             self.reindex(&id);
         }
+        self.note_freed(task);
     }
 
     /// Pieces that a host says it holds, with what they hashed to.

@@ -20,10 +20,10 @@ const FACTS: [(Fact, &str, &str); 16] = [
     (Fact::LeaseLost, "leases_lost", "Leases taken from peers that left, failed or fell silent"),
     (Fact::SeedTriggered, "seeds_triggered", "Seeds asked to fetch a task"),
     (Fact::SeedFailed, "seeds_failed", "Seeds that did not take a task"),
-    (Fact::IsolatedForTask, "hosts_isolated_for_task", "Hosts not offered for a task because of wrong bytes"),
-    (Fact::Isolated, "hosts_isolated", "Hosts not offered at all because of wrong bytes"),
-    (Fact::Silent, "hosts_unreachable", "Hosts not offered because several peers could not reach them"),
-    (Fact::HostDropped, "hosts_dropped", "Hosts that stopped announcing themselves"),
+    (Fact::IsolatedForTask, "task_isolations", "Hosts not offered for a task because of wrong bytes"),
+    (Fact::Isolated, "isolations", "Hosts not offered at all because of wrong bytes"),
+    (Fact::Silent, "unreachable_hosts", "Hosts not offered because several peers could not reach them"),
+    (Fact::HostDropped, "dropped_hosts", "Hosts that stopped announcing themselves"),
     (Fact::ProofConflict, "proof_conflicts", "Pieces of which two peers reported different hashes"),
     (Fact::GeometryConflict, "geometry_conflicts", "Peers that cut a content differently from others"),
     (Fact::TaskForgotten, "tasks_forgotten", "Idle tasks forgotten for newer ones"),
@@ -37,7 +37,9 @@ pub struct Metrics {
     facts: Vec<Counter>,
     decision: Histogram,
     peers: Family<State, Gauge>,
-    hosts: Family<State, Gauge>,
+    hosts: Gauge,
+    seeds: Gauge,
+    isolated: Gauge,
     tasks: Gauge,
 }
 
@@ -48,7 +50,9 @@ impl Default for Metrics {
             // 1 microsecond to a quarter of a second.
             decision: Histogram::new(exponential_buckets(1e-6, 4.0, 10)),
             peers: Family::default(),
-            hosts: Family::default(),
+            hosts: Gauge::default(),
+            seeds: Gauge::default(),
+            isolated: Gauge::default(),
             tasks: Gauge::default(),
         }
     }
@@ -64,7 +68,10 @@ impl Metrics {
         let help = "How long the machine takes for one event";
         registry.register("decision_duration_seconds", help, self.decision.clone());
         registry.register("peers", "Known peers by what they do", self.peers.clone());
-        registry.register("hosts", "Announced hosts by kind", self.hosts.clone());
+        registry.register("hosts", "Announced hosts", self.hosts.clone());
+        registry.register("seed_hosts", "Announced hosts that are seeds", self.seeds.clone());
+        let help = "Hosts that are not offered at all now because of wrong bytes";
+        registry.register("isolated_hosts", help, self.isolated.clone());
         registry.register("tasks", "Known tasks", self.tasks.clone());
     }
 
@@ -90,10 +97,9 @@ impl Metrics {
         for (state, count) in peers {
             self.peers.get_or_create(&[("state", state)]).set(gauge(count));
         }
-        let normal = counts.hosts.saturating_sub(counts.seeds);
-        for (kind, count) in [("normal", normal), ("seed", counts.seeds), ("isolated", counts.isolated)] {
-            self.hosts.get_or_create(&[("kind", kind)]).set(gauge(count));
-        }
+        self.hosts.set(gauge(counts.hosts));
+        self.seeds.set(gauge(counts.seeds));
+        self.isolated.set(gauge(counts.isolated));
         self.tasks.set(gauge(counts.tasks));
     }
 }
@@ -123,7 +129,7 @@ mod tests {
             "dragonfly_scheduler_register_peer_total 1",
             "dragonfly_scheduler_peers{state=\"waiting\"} 2",
             "dragonfly_scheduler_peers{state=\"idle\"} 3",
-            "dragonfly_scheduler_hosts{kind=\"normal\"} 2",
+            "dragonfly_scheduler_hosts 3",
             "dragonfly_scheduler_tasks 4",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -9,15 +9,15 @@ use damselfly_core::swarm::{Answer, Registration, Report};
 use damselfly_scheduler_core::{Core, Event, Output};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::{Clock, Config, Metrics, SeedRequest, SeedTrigger};
 
 /// How many commands are taken from the mailbox at once.
 const BATCH: usize = 64;
 
-/// How often the gauges are brought up to date.
-const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// How long after an event the gauges are brought up to date; not again before that.
+const COUNT_AFTER: Duration = Duration::from_millis(500);
 
 /// The two ends of a conversation that its peer gets.
 type Ends = (mpsc::Receiver<Answer>, mpsc::Sender<Report>);
@@ -61,6 +61,8 @@ pub(super) struct Driver {
     talking: HashMap<PeerId, Conversation>,
     triggered: JoinSet<Option<Event>>,
     conversations: u64,
+    /// When the gauges are brought up to date, if anything happened since they were.
+    count_at: Option<Instant>,
 }
 
 impl Driver {
@@ -82,14 +84,14 @@ impl Driver {
             talking: HashMap::new(),
             triggered: JoinSet::new(),
             conversations: 0,
+            count_at: None,
         }
     }
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(BATCH);
-        let mut count = tokio::time::interval(COUNT_EVERY);
-        count.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let (wake_in, count_in) = (self.wake_in(), self.count_in());
             tokio::select! {
                 taken = commands.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
@@ -99,15 +101,22 @@ impl Driver {
                         self.obey(command);
                     }
                 }
-                () = sleep_until(self.wake_in()) => self.tell(Event::Timer),
+                () = sleep_until(wake_in) => self.tell(Event::Timer),
                 Some(ended) = self.triggered.join_next() => {
                     if let Ok(Some(refused)) = ended {
                         self.tell(refused);
                     }
                 }
-                _ = count.tick() => self.metrics.count(&self.core.counts()),
+                () = sleep_until(count_in) => {
+                    self.count_at = None;
+                    self.metrics.count(&self.core.counts());
+                }
             }
         }
+    }
+
+    fn count_in(&self) -> Option<Duration> {
+        self.count_at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     fn wake_in(&self) -> Option<Duration> {
@@ -156,6 +165,7 @@ impl Driver {
 
     fn tell(&mut self, event: Event) {
         let begun = Instant::now();
+        self.count_at.get_or_insert(begun + COUNT_AFTER);
         self.core.handle(self.clock.now(), event);
         self.metrics.decided(begun.elapsed());
         while let Some(gone) = self.act() {

@@ -1,0 +1,95 @@
+//! The composition root: configuration in, running scheduler out.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use damselfly_runtime::admin::{self, Admin, Readiness};
+use damselfly_runtime::{AddressesFile, Drain, Signals, listen};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::config::Config;
+use crate::driver::{Handle, SinceStart};
+use crate::seed::GrpcSeeds;
+use crate::{http, service};
+
+/// How often a silent connection is tested, and how long the test may take: so long may a peer be dead unnoticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// The most conversations on one connection.
+const MAX_STREAMS: u32 = 4096;
+
+/// Where it listens, as `addresses.json` and `/addresses` say it.
+#[derive(Debug, Serialize)]
+struct Addresses {
+    grpc: SocketAddr,
+    http: SocketAddr,
+}
+
+/// Runs until a signal, then drains.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let signals = Signals::catch().context("catching signals")?;
+    if let Some(dir) = &config.data_dir {
+        prepare(dir)?;
+    }
+    let drain = Drain::new();
+    let grpc = listen::tcp(config.listen, "listen or --listen")?;
+    let web = listen::tcp(config.http, "http or --http")?;
+    let addresses = Addresses { grpc: grpc.local_addr()?, http: web.local_addr()? };
+
+    let handle = Handle::spawn(config.driver(), SinceStart::new(), GrpcSeeds);
+    let readiness = Readiness::new(drain.watch());
+    let mut registry = Registry::default();
+    handle.metrics().register(&mut registry);
+    let router = Admin::new(registry, readiness.clone(), serde_json::to_value(&addresses)?).router();
+    let router = router.merge(http::router(handle.clone()));
+
+    let end = CancellationToken::new();
+    let web = tokio::spawn(admin::serve(web, router, end.clone().cancelled_owned()));
+    let grpc = tokio::spawn(serve_grpc(grpc, handle, &drain).await);
+    let file = config.data_dir.as_deref().map(|dir| AddressesFile::write(dir, &addresses)).transpose();
+    let file = file.context("writing addresses.json")?;
+    readiness.set_ready();
+    tracing::info!(grpc = %addresses.grpc, http = %addresses.http, "scheduler listens");
+
+    let signal = signals.first().await;
+    tracing::info!(signal, grace = ?config.grace, "draining");
+    let drained = drain.wait(config.grace).await;
+    tracing::info!(?drained, "ending");
+    grpc.abort();
+    end.cancel();
+    drop(file);
+    // Connections that stay open after the grace are not waited for.
+    let _ = tokio::time::timeout(Duration::from_millis(100), web).await;
+    Ok(())
+}
+
+/// Makes the directory; a killed process may have left its addresses there.
+fn prepare(dir: &Path) -> anyhow::Result<()> {
+    let name = dir.display();
+    fs::create_dir_all(dir).with_context(|| format!("dataDir {name}"))?;
+    AddressesFile::remove_stale(dir).with_context(|| format!("dataDir {name}"))
+}
+
+async fn serve_grpc(
+    listener: TcpListener,
+    handle: Handle,
+    drain: &Drain,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
+    let routes = service::routes(handle, drain.watch()).await;
+    let watch = drain.watch();
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_concurrent_streams(MAX_STREAMS)
+        .tcp_nodelay(true)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { watch.draining().await })
+}

@@ -1,0 +1,147 @@
+//! One peer's conversation on the wire: `AnnouncePeer`.
+//!
+//! The first message registers; what follows are reports. **The server ends the stream after the terminal report**: the
+//! plain client waits for that. Where the scheduler hangs up by itself, the stream ends with an error, and the client
+//! goes to the source.
+
+use std::time::Duration;
+
+use damselfly_api::convert::{Listener, PeerSays, metadata_only, peer_says};
+use damselfly_api::scheduler::{AnnouncePeerRequest, AnnouncePeerResponse};
+use damselfly_core::swarm::{Answer, Holding, Registration, Report};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::stopped;
+use crate::driver::Handle;
+
+/// How long a new stream may be silent before its registration.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// How long a peer that wants only to be known may take to say that it is finished.
+const METADATA_ONLY: Duration = Duration::from_secs(60);
+
+type ToPeer = mpsc::Sender<Result<AnnouncePeerResponse, Status>>;
+
+/// Converses until either side ends it.
+pub(super) async fn converse(handle: Handle, mut from_peer: Streaming<AnnouncePeerRequest>, to_peer: ToPeer) {
+    let ended = tokio::select! {
+        ended = registered(&handle, &mut from_peer, &to_peer) => ended,
+        () = to_peer.closed() => return,
+    };
+    if let Err(status) = ended {
+        tracing::debug!(code = ?status.code(), reason = status.message(), "a conversation broke off");
+        // The peer may have gone already.
+        let _ = to_peer.send(Err(status)).await;
+    }
+}
+
+async fn registered(
+    handle: &Handle,
+    from_peer: &mut Streaming<AnnouncePeerRequest>,
+    to_peer: &ToPeer,
+) -> Result<(), Status> {
+    let first = tokio::time::timeout(FIRST_MESSAGE, from_peer.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no registration"))??;
+    let Some(first) = first else { return Ok(()) };
+    let PeerSays::Register { registration, metadata_only } = peer_says(first)? else {
+        return Err(Status::failed_precondition("a conversation begins with a registration"));
+    };
+    if metadata_only {
+        return only_known(handle, *registration, from_peer, to_peer).await;
+    }
+    let listener = Listener::of(&registration);
+    let (answers, reports) = handle.register(*registration).await.map_err(stopped)?;
+    Talk { listener, to_peer, over: false }.run(from_peer, answers, reports).await
+}
+
+/// A peer that has the content and wants nothing: it is remembered, and told so.
+async fn only_known(
+    handle: &Handle,
+    registration: Registration,
+    from_peer: &mut Streaming<AnnouncePeerRequest>,
+    to_peer: &ToPeer,
+) -> Result<(), Status> {
+    let Registration { host, task, peer, origin, held, .. } = registration;
+    if let Some(held) = held {
+        let holdings = vec![Holding { task, peer, origin, held }];
+        handle.announce_holdings(&host, holdings).await.map_err(stopped)?;
+    }
+    let _ = to_peer.send(Ok(metadata_only())).await;
+    let finished = async {
+        while let Some(message) = from_peer.message().await? {
+            if matches!(peer_says(message)?, PeerSays::Report(Report::Finished | Report::Failed)) {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(METADATA_ONLY, finished).await.unwrap_or(Ok(()))
+}
+
+/// A conversation under way.
+struct Talk<'a> {
+    listener: Listener,
+    to_peer: &'a ToPeer,
+    /// Whether the peer has said its last word.
+    over: bool,
+}
+
+impl Talk<'_> {
+    async fn run(
+        mut self,
+        from_peer: &mut Streaming<AnnouncePeerRequest>,
+        mut answers: mpsc::Receiver<Answer>,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<(), Status> {
+        let mut reports = Some(reports);
+        loop {
+            tokio::select! {
+                // What was answered before the last report was heard still goes out.
+                biased;
+                answer = answers.recv() => match answer {
+                    Some(answer) => self.tell(answer).await,
+                    None if self.over => return Ok(()),
+                    None => return Err(Status::unavailable("the scheduler ended the conversation")),
+                },
+                message = from_peer.message(), if reports.is_some() => match message? {
+                    Some(message) => {
+                        if let Some(report) = self.hear(message)? {
+                            forward(reports.as_ref(), report).await;
+                        }
+                    }
+                    // It has nothing more to say. Unless it has finished it is gone: nobody would hear of its end.
+                    None => {
+                        self.over = true;
+                        reports = None;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn tell(&self, answer: Answer) {
+        for message in self.listener.messages(answer) {
+            // A peer that is gone is noticed by `converse`.
+            let _ = self.to_peer.send(Ok(message)).await;
+        }
+    }
+
+    fn hear(&mut self, message: AnnouncePeerRequest) -> Result<Option<Report>, Status> {
+        match peer_says(message)? {
+            PeerSays::Nothing => Ok(None),
+            PeerSays::Register { .. } => Err(Status::failed_precondition("registered already")),
+            PeerSays::Report(report) => {
+                self.over |= matches!(report, Report::Finished | Report::Failed);
+                Ok(Some(report))
+            }
+        }
+    }
+}
+
+/// The driver may have hung up; then the answers are closed too, and that is noticed next.
+async fn forward(reports: Option<&mpsc::Sender<Report>>, report: Report) {
+    if let Some(reports) = reports {
+        let _ = reports.send(report).await;
+    }
+}
