@@ -118,7 +118,7 @@ impl Download {
             }
             Event::ReaderAt { reader, offset } => self.readers.moved(reader, offset, self.geometry()),
             Event::ReaderGone { reader } => {
-                if self.readers.remove(reader) {
+                if self.readers.remove(reader, self.geometry()) {
                     self.want();
                 }
             }
@@ -133,6 +133,9 @@ impl Download {
                 self.want();
             }
             Event::Timer => {}
+        }
+        if self.pieces.as_ref().is_some_and(|pieces| self.readers.release(pieces)) {
+            self.want();
         }
         self.settle(now);
         #[cfg(any(test, debug_assertions))]

@@ -16,6 +16,8 @@ struct Reader {
     cursor: u32,
     /// Behind its last piece.
     end: u32,
+    /// It has got every byte and left; what it read ahead of the finished pieces is still to be finished.
+    served: bool,
 }
 
 /// The readers of one download, and whether the whole is wanted without any.
@@ -30,7 +32,7 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn want(&mut self, id: ReaderId, wish: RangeWish, geometry: Option<Geometry>) {
         self.ever = true;
-        let mut reader = Reader { wish, at: 0, cursor: 0, end: 0 };
+        let mut reader = Reader { wish, at: 0, cursor: 0, end: 0, served: false };
         if let Some(geometry) = geometry {
             reader.resolve(geometry);
         }
@@ -51,9 +53,24 @@ impl Readers {
         }
     }
 
-    /// Forgets a reader; says whether it was there.
-    pub(super) fn remove(&mut self, id: ReaderId) -> bool {
-        self.readers.remove(&id).is_some()
+    /// A reader has left; says whether its need is gone. One that has got every byte leaves its need behind until
+    /// [`Self::release`] finds the pieces finished: its last bytes came ahead of the end of their piece.
+    pub(super) fn remove(&mut self, id: ReaderId, geometry: Option<Geometry>) -> bool {
+        let Some(reader) = self.readers.get_mut(&id) else { return false };
+        let range = geometry.and_then(|geometry| reader.wish.resolve(geometry.length()));
+        reader.served = range.is_some_and(|range| !range.is_empty() && reader.at >= range.end());
+        !reader.served && self.readers.remove(&id).is_some()
+    }
+
+    /// Forgets the readers who were served and whose pieces are all here; says whether there were any.
+    pub(super) fn release(&mut self, pieces: &Pieces) -> bool {
+        let before = self.readers.len();
+        let geometry = pieces.geometry();
+        self.readers.retain(|_, reader| {
+            let mut span = reader.span(geometry).map_or(0..0, |(first, end)| first..end);
+            !(reader.served && span.all(|piece| pieces.state(PieceNumber(piece)) == Some(State::Have)))
+        });
+        self.readers.len() < before
     }
 
     /// Whether anybody wants anything.
