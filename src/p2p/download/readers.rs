@@ -62,9 +62,13 @@ impl Readers {
         !reader.served && self.readers.remove(&id).is_some()
     }
 
-    /// Forgets the readers who were served and whose pieces are all here; says whether there were any.
+    /// Forgets the readers who were served and whose pieces are all here, if others are left; says whether there were
+    /// any. The last of them stay: with them the download has finished, without anybody it would be abandoned.
     pub(super) fn release(&mut self, pieces: &Pieces) -> bool {
         let before = self.readers.len();
+        if self.readers.values().all(|reader| reader.served) {
+            return false;
+        }
         let geometry = pieces.geometry();
         self.readers.retain(|_, reader| {
             let mut span = reader.span(geometry).map_or(0..0, |(first, end)| first..end);

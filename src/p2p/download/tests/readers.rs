@@ -129,6 +129,16 @@ fn when_the_last_reader_leaves_everything_stops() {
 }
 
 #[test]
+fn a_reader_that_got_every_byte_leaves_its_last_piece_to_be_finished() {
+    let mut bench = Bench::granted(2);
+    assert_eq!(bench.sourced(0), [finished(0, None)]);
+    // The bytes of a piece are shown as they come from the source: the reader had them all before the piece was finished.
+    assert_eq!(bench.tell(Event::ReaderAt { reader: ReaderId(1), offset: 2 * PIECE }), []);
+    assert_eq!(gone(&mut bench, 1), [], "nothing is stopped");
+    assert_eq!(bench.sourced(1), [finished(1, None), Action::Report(Report::Finished), Action::Finish]);
+}
+
+#[test]
 fn a_reader_that_leaves_does_not_hurt_another() {
     let mut bench = Bench::granted(4);
     bench.wants(2, RangeWish::Whole);
