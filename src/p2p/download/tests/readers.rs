@@ -135,7 +135,10 @@ fn a_reader_that_got_every_byte_leaves_its_last_piece_to_be_finished() {
     // The bytes of a piece are shown as they come from the source: the reader had them all before the piece was finished.
     assert_eq!(bench.tell(Event::ReaderAt { reader: ReaderId(1), offset: 2 * PIECE }), []);
     assert_eq!(gone(&mut bench, 1), [], "nothing is stopped");
-    assert_eq!(bench.sourced(1), [finished(1, None), Action::Report(Report::Finished), Action::Finish]);
+    assert_eq!(
+        bench.sourced(1),
+        [finished(1, None), Action::StopSource, Action::Report(Report::Finished), Action::Finish]
+    );
 }
 
 #[test]
