@@ -108,8 +108,11 @@ impl Core {
         } else if was_offered {
             self.missed(&host, &by);
         }
-        if self.peers.get(peer).is_some_and(|peer| peer.is_idle() && peer.ticket.is_none()) {
-            self.place(now, peer);
+        match self.peers.get(peer) {
+            Some(state) if state.is_idle() && state.ticket.is_none() => self.place(now, peer),
+            // It may have waited for that one.
+            Some(state) if state.ticket.is_some() => self.note_lost(&task),
+            _ => {}
         }
     }
 

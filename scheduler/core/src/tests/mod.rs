@@ -2,4 +2,11 @@
 
 mod world;
 
+mod crowd;
+mod hosts;
+mod limits;
+mod parents;
+mod plain;
+mod proofs;
 mod random;
+mod source;

@@ -1,0 +1,207 @@
+//! Leases and seeds.
+
+use std::time::Duration;
+
+use damselfly_core::Geometry;
+use damselfly_core::swarm::{PieceFault, Registration, Report, SourceWish};
+
+use super::world::{Told, World, geometry, host, parents, peer, registration, task, told};
+use crate::{Config, Event, Fact};
+
+#[test]
+fn the_first_reads_the_source_and_the_others_wait() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    assert_eq!(world.register("a"), [told("a", Told::Source)]);
+    assert_eq!(world.register("b"), [told("b", Told::Wait)]);
+    assert_eq!(world.register("c"), [told("c", Told::Wait)]);
+    assert_eq!(world.opened("a"), [], "nobody has anything yet");
+    let woken = world.piece("a", 0, None);
+    assert_eq!(
+        woken,
+        [
+            told("b", Told::Proofs(vec![0])),
+            told("b", parents(&["a"])),
+            told("c", Told::Proofs(vec![0])),
+            told("c", parents(&["a"])),
+        ]
+    );
+}
+
+#[test]
+fn a_lease_passes_on_when_its_holder_is_lost() {
+    type Loss = fn(&mut World) -> Vec<(String, Told)>;
+    let losses: [(&str, Loss, &[(&str, Told)]); 5] = [
+        ("it left", |world| world.event(Event::PeerGone(peer("a"))), &[]),
+        ("it failed", |world| world.report("a", Report::Failed), &[("a", Told::End)]),
+        ("its host left", |world| world.event(Event::HostLeft(host("a"))), &[("a", Told::End)]),
+        ("the source failed it", |world| world.report("a", Report::SourceFailed), &[]),
+        ("it fell silent", |world| world.pass(Config::default().lease_time), &[]),
+    ];
+    for (why, lose, also) in losses {
+        let mut world = World::with_hosts(&["a", "b", "c"]);
+        for name in ["a", "b", "c"] {
+            world.register(name);
+        }
+        let mut expected: Vec<_> = also.iter().map(|(name, what)| told(name, what.clone())).collect();
+        expected.push(told("b", Told::Source));
+        assert_eq!(lose(&mut world), expected, "{why}");
+        assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")), "{why}");
+    }
+}
+
+#[test]
+fn signs_of_progress_keep_a_lease() {
+    let mut world = World::with_hosts(&["a", "b"]);
+    world.register("a");
+    world.register("b");
+    let almost = Config::default().lease_time - Duration::from_millis(1);
+    assert_eq!(world.pass(almost), []);
+    world.opened("a");
+    assert_eq!(world.pass(almost), []);
+    world.piece("a", 0, None);
+    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("a")));
+    // Large pieces take long from a slow source.
+    let mut world = World::with_hosts(&["a", "b"]);
+    world.register("a");
+    world.register("b");
+    world.report("a", Report::SourceOpened(Geometry::new(1 << 30, 64 << 20).unwrap()));
+    assert_eq!(world.pass(almost + Duration::from_secs(200)), []);
+    assert_eq!(world.pass(Duration::from_secs(100)), [told("b", Told::Source)]);
+}
+
+#[test]
+fn a_reader_that_was_only_slow_goes_on_without_being_told() {
+    let mut world = World::with_hosts(&["a"]);
+    world.register("a");
+    world.opened("a");
+    assert_eq!(world.pass(Duration::from_secs(60)), []);
+    assert_eq!(world.core.counts().waiting, 1);
+    assert_eq!(world.piece("a", 0, None), []);
+    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("a")));
+}
+
+#[test]
+fn who_wants_the_source_now_gets_it_unless_somebody_brings_it() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.register("a");
+    assert_eq!(world.register_as("b", SourceWish::Wanted, true), [told("b", Told::Source)]);
+    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("a")), "there is one lease");
+    world.opened("a");
+    assert_eq!(world.register_as("c", SourceWish::Wanted, true), [told("c", Told::Wait)]);
+    assert_eq!(world.event(Event::PeerGone(peer("a"))), [], "who reads already inherits the lease");
+    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")));
+}
+
+#[test]
+fn who_may_not_use_the_source_never_gets_it() {
+    let mut world = World::with_hosts(&["a", "b"]);
+    assert_eq!(world.register_as("a", SourceWish::Forbidden, true), [told("a", Told::Wait)]);
+    assert_eq!(world.reschedule("a", &[]), [told("a", Told::Wait)]);
+    assert_eq!(world.register("b"), [told("b", Told::Source)]);
+    assert_eq!(world.event(Event::PeerGone(peer("b"))), []);
+}
+
+#[test]
+fn who_the_source_failed_is_not_sent_back_until_it_asks() {
+    let mut world = World::with_hosts(&["a"]);
+    world.register("a");
+    assert_eq!(world.report("a", Report::SourceFailed), []);
+    assert_eq!(world.pass(Duration::from_secs(100)), []);
+    assert_eq!(world.reschedule("a", &[]), [told("a", Told::Source)]);
+}
+
+#[test]
+fn the_lease_holder_that_registers_again_keeps_it() {
+    let mut world = World::with_hosts(&["a", "b"]);
+    world.register("a");
+    world.register("b");
+    assert_eq!(world.register("a"), [told("a", Told::Source)]);
+    assert_eq!(world.core.counts().sourcing, 1);
+}
+
+#[test]
+fn a_seed_comes_first() {
+    let mut world = World::with_hosts(&["a", "seed1", "b"]);
+    assert_eq!(world.register("a"), [told("a", Told::Wait)]);
+    assert_eq!(world.register("b"), [told("b", Told::Wait)]);
+    assert_eq!(world.triggered, [host("seed1")], "it is asked once");
+    assert_eq!(world.register_as("seed1", SourceWish::Wanted, true), [told("seed1", Told::Source)]);
+    assert_eq!(world.pass(Duration::from_secs(10)), [], "it came in time");
+    world.opened("seed1");
+    assert_eq!(world.piece("seed1", 0, None).len(), 4);
+}
+
+#[test]
+fn a_seed_that_fails_us_is_replaced() {
+    type Loss = fn(&mut World) -> Vec<(String, Told)>;
+    let losses: [(&str, Loss); 3] = [
+        ("refused", |world| {
+            let seed = world.triggered.last().unwrap().clone();
+            world.event(Event::SeedRefused { task: task(), host: seed })
+        }),
+        ("late", |world| world.pass(Config::default().seed_time)),
+        ("gone", |world| {
+            let seed = world.triggered.last().unwrap().clone();
+            world.event(Event::HostLeft(seed))
+        }),
+    ];
+    for (why, lose) in losses {
+        let mut world = World::with_hosts(&["a", "seed1", "seed2", "seed3"]);
+        world.register("a");
+        assert_eq!(lose(&mut world), [], "{why}: another seed is asked");
+        assert_eq!(world.triggered.len(), 2, "{why}");
+        assert_ne!(world.triggered[0], world.triggered[1], "{why}");
+        assert_eq!(lose(&mut world), [told("a", Told::Source)], "{why}: two are enough");
+    }
+}
+
+#[test]
+fn a_refusal_that_comes_late_changes_nothing() {
+    let mut world = World::with_hosts(&["a", "seed1"]);
+    world.register("a");
+    world.register_as("seed1", SourceWish::Wanted, true);
+    assert_eq!(world.event(Event::SeedRefused { task: task(), host: host("seed1") }), []);
+    assert_eq!(world.event(Event::SeedRefused { task: task(), host: host("a") }), []);
+}
+
+#[test]
+fn an_empty_content_is_said_to_be_empty() {
+    let empty = Geometry::new(0, 10).unwrap();
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.register("a");
+    world.register("b");
+    assert_eq!(world.report("a", Report::SourceOpened(empty)), [told("b", Told::Empty)]);
+    let knows = Registration { geometry: Some(empty), ..registration("c") };
+    assert_eq!(world.event(Event::Register(knows)), [told("c", Told::Empty)]);
+    assert_eq!(world.report("c", Report::Finished), [told("c", Told::End)]);
+}
+
+#[test]
+fn who_cuts_differently_shares_nothing() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.register("a");
+    world.opened("a");
+    world.piece("a", 0, None);
+    let odd = Registration { geometry: Some(Geometry::new(100, 7).unwrap()), ..registration("b") };
+    assert_eq!(world.event(Event::Register(odd)), [told("b", Told::Source)]);
+    world.piece("b", 3, None);
+    assert!(world.facts.contains(&Fact::GeometryConflict));
+    assert_eq!(world.register("c").last(), Some(&told("c", parents(&["a"]))));
+    assert_eq!(world.core.task(&task()).unwrap().geometry, Some(geometry()));
+}
+
+#[test]
+fn a_reader_of_the_source_that_serves_wrong_bytes_loses_its_children_and_goes_on_for_itself() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.register("a");
+    world.opened("a");
+    world.piece("a", 0, None);
+    world.register("b");
+    world.register("c");
+    world.piece("c", 0, Some("a"));
+    // b had wrong bytes from a: c, who has the piece, is offered instead.
+    let answers = world.piece_failed("b", "a", PieceFault::Bad);
+    assert!(answers.contains(&told("b", parents(&["c"]))), "{answers:?}");
+    assert!(world.facts.contains(&Fact::IsolatedForTask));
+    assert_eq!(world.core.counts().sourcing, 1, "a goes on reading for itself");
+}
