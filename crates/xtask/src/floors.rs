@@ -36,6 +36,7 @@ const CRATES: [(&str, &[&str]); 5] = [
             "src/p2p/transport",
             "scheduler/src/service",
             "scheduler/src/seed",
+            "scheduler/tests/",
             "tests/",
             "benches/",
         ],

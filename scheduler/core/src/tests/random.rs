@@ -214,7 +214,7 @@ fn name(number: u8) -> damselfly_core::HostId {
 }
 
 fn info(number: u8, slots: u32) -> HostInfo {
-    let idc = if number % 2 == 0 { "even" } else { "" };
+    let idc = if number.is_multiple_of(2) { "even" } else { "" };
     HostInfo { upload_slots: slots, idc: idc.into(), ..host_info(name(number).as_str()) }
 }
 

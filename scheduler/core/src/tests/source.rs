@@ -30,20 +30,20 @@ fn the_first_reads_the_source_and_the_others_wait() {
 #[test]
 fn a_lease_passes_on_when_its_holder_is_lost() {
     type Loss = fn(&mut World) -> Vec<(String, Told)>;
-    let losses: [(&str, Loss, &[(&str, Told)]); 5] = [
-        ("it left", |world| world.event(Event::PeerGone(peer("a"))), &[]),
-        ("it failed", |world| world.report("a", Report::Failed), &[("a", Told::End)]),
-        ("its host left", |world| world.event(Event::HostLeft(host("a"))), &[("a", Told::End)]),
-        ("the source failed it", |world| world.report("a", Report::SourceFailed), &[]),
-        ("it fell silent", |world| world.pass(Config::default().lease_time), &[]),
+    let ended = Some(told("a", Told::End));
+    let losses: [(&str, Loss, Option<_>); 5] = [
+        ("it left", |world| world.event(Event::PeerGone(peer("a"))), None),
+        ("it failed", |world| world.report("a", Report::Failed), ended.clone()),
+        ("its host left", |world| world.event(Event::HostLeft(host("a"))), ended),
+        ("the source failed it", |world| world.report("a", Report::SourceFailed), None),
+        ("it fell silent", |world| world.pass(Config::default().lease_time), None),
     ];
     for (why, lose, also) in losses {
         let mut world = World::with_hosts(&["a", "b", "c"]);
         for name in ["a", "b", "c"] {
             world.register(name);
         }
-        let mut expected: Vec<_> = also.iter().map(|(name, what)| told(name, what.clone())).collect();
-        expected.push(told("b", Told::Source));
+        let expected: Vec<_> = also.into_iter().chain([told("b", Told::Source)]).collect();
         assert_eq!(lose(&mut world), expected, "{why}");
         assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")), "{why}");
     }

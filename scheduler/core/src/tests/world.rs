@@ -264,7 +264,7 @@ fn check_task(core: &Core, id: &TaskId) {
                     && !descendants.contains(**id)
             })
             .collect();
-        assert!(!usable.iter().any(|id| has_slot(id)), "{waiting} waits and could be served");
+        assert!(!usable.iter().any(has_slot), "{waiting} waits and could be served");
         let may = child.wish != SourceWish::Forbidden && !child.source_spent;
         assert!(task.is_fed() || !usable.is_empty() || !may, "{waiting} waits for nobody");
     }
