@@ -1,1 +1,125 @@
-//! The composition root: configuration in, running daemon out.
+//! The composition root: configuration in, running daemon out. Read [`run`] as the table of contents.
+//!
+//! # Start
+//! Storage first, because it alone says whether the data directory is ours; then every listener, so that all of them
+//! are known before anybody is told; then what stands on them. **No other service has to be there**: schedulers, peers
+//! and origins are found, lost and found again while the daemon runs.
+//!
+//! # End
+//! The signal stops the proxy's accepting and tells the scheduler that this host leaves; what clients have in hand may
+//! finish for the grace; then the peers' ports close, storage is flushed, and `addresses.json` and the socket go.
+
+mod bound;
+mod peering;
+mod proxying;
+mod upkeep;
+mod welcome;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use damselfly_runtime::admin::{self, Admin, Readiness};
+use damselfly_runtime::drain::Drained;
+use damselfly_runtime::{AddressesFile, Drain, Signals};
+use prometheus_client::registry::Registry;
+use tokio::sync::oneshot;
+
+use self::bound::Bound;
+use crate::config::{Config, Loaded};
+use crate::net::HttpClient;
+use crate::p2p::transport::{self, DataServer};
+use crate::rpc;
+use crate::storage::Storage;
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// What keeps it from starting: the data directory, a listener, the configuration. Once it runs, nothing does.
+pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
+    let config = loaded.config;
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let signals = Signals::catch().context("catching signals")?;
+    let drain = Drain::new();
+    let mut registry = Registry::default();
+
+    let storage = open_storage(&config, &mut registry).await?;
+    let bound = Bound::all(&config).await?;
+    let addresses = bound.addresses()?;
+
+    let http = HttpClient::new(config.client.clone()).context("setting up the HTTP client")?;
+    let interceptor = proxying::interceptor(&config)?;
+
+    let host = peering::host(&config, &addresses);
+    let scheduler = peering::scheduler(&config, &mut registry)?;
+    let tasks = peering::tasks(&config, &host, &storage, &http, &scheduler, &mut registry);
+    let proxy = proxying::proxy(&config, &http, &tasks, interceptor, drain.watch(), &mut registry);
+
+    let (peers_end, peers_ended) = oneshot::channel::<()>();
+    let data = data_server(&storage, &mut registry);
+    let data = tokio::spawn(async move { data.serve(bound.data, ended(peers_ended)).await });
+    let peer = peering::peer_server(&host, &storage, &tasks, &addresses, drain.watch(), &mut registry);
+    tokio::spawn(peering::serve(peer, bound.peer));
+    tokio::spawn(peering::announcer(&config, &host, &tasks, &scheduler).run(drain.watch()));
+    let upkeep = tokio::spawn(upkeep::sweep(storage.clone(), config.gc_interval));
+
+    let readiness = Readiness::new(drain.watch());
+    let routes = Admin::new(registry, readiness.clone(), serde_json::to_value(&addresses)?).router();
+    let routes = routes.merge(rpc::admin::router(storage.clone(), Arc::new(move || tasks.in_flight())));
+    let (admin_end, admin_ended) = oneshot::channel::<()>();
+    let admin = tokio::spawn(admin::serve(bound.admin, routes, ended(admin_ended)));
+
+    http.own_addresses().set(vec![addresses.proxy, addresses.admin, addresses.peer, addresses.data]);
+    tokio::spawn(proxy.clone().serve(bound.proxy));
+    tokio::spawn(proxy.serve_unix(bound.socket.listener));
+    let file = AddressesFile::write(&config.data_dir, &addresses).context("writing addresses.json")?;
+    readiness.set_ready();
+    welcome::print(&addresses, &config);
+
+    let signal = signals.first().await;
+    tracing::info!(signal, grace = ?config.grace, "draining");
+    if let Drained::GraceOver { left } = drain.wait(config.grace).await {
+        tracing::warn!(left, "the grace is over: what is left is cut off");
+    }
+    upkeep.abort();
+    drop(peers_end);
+    let _ = tokio::time::timeout(config.grace, data).await;
+    storage.flush().await;
+    drop(file);
+    drop(admin_end);
+    let _ = tokio::time::timeout(ADMIN_END, admin).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// How long the admin HTTP's last answers may take.
+const ADMIN_END: Duration = Duration::from_secs(1);
+
+fn data_server(storage: &Storage, registry: &mut Registry) -> DataServer {
+    let metrics = transport::Metrics::default();
+    metrics.register(registry);
+    DataServer::new(storage.clone(), transport::ServerConfig::default(), metrics)
+}
+
+/// Resolves when the other half is dropped.
+async fn ended(half: oneshot::Receiver<()>) {
+    let _ = half.await;
+}
+
+async fn open_storage(config: &Config, registry: &mut Registry) -> anyhow::Result<Storage> {
+    let dir = config.data_dir.clone();
+    std::fs::create_dir_all(&dir).with_context(|| format!("making the data directory {}", dir.display()))?;
+    let (settings, keep) = (config.storage.clone(), config.keep);
+    let opened = tokio::task::spawn_blocking(move || {
+        let storage = Storage::open(settings)?;
+        if !keep {
+            storage.list().iter().for_each(|task| storage.remove(&task.id));
+        }
+        anyhow::Ok(storage)
+    });
+    let storage = opened.await.context("opening the storage")??;
+    storage.metrics().register(registry);
+    // From here on the directory is ours, and so is what a killed daemon left in it.
+    AddressesFile::remove_stale(&dir).with_context(|| format!("clearing {}", dir.display()))?;
+    Ok(storage)
+}

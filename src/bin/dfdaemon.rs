@@ -1,2 +1,29 @@
-//! Damselfly.
-fn main() {}
+//! `dfdaemon`: the per-host daemon.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use damselfly::config::{self, Args, Command};
+use damselfly::daemon;
+use damselfly_runtime::{exit, telemetry};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match exit::arguments::<Args>() {
+        Ok(args) => exit::finish(start(&args)),
+        Err(code) => code,
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
+    let loaded = config::load(&args.flags)?;
+    if let Some(Command::Config) = args.command {
+        print!("{}", loaded.effective.to_yaml()?);
+        return Ok(());
+    }
+    telemetry::init(&loaded.config.log.filter, loaded.config.log.format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(daemon::run(loaded))
+}

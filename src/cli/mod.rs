@@ -1,1 +1,3 @@
 //! What the command-line tools do.
+
+pub mod dfget;

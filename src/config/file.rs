@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::secret::Secret;
 use super::units::{Size, Span};
 use crate::p2p::download;
-use crate::storage;
+use crate::{net, storage};
 
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
@@ -110,6 +110,8 @@ section! {
         deny: Vec<String> = Vec::new(),
         /// `proxy.upstreams`.
         upstreams: Vec<Upstream> = Vec::new(),
+        /// `proxy.headTimeout`.
+        head_timeout: Span = Span(net::ClientConfig::default().head_timeout),
         /// `proxy.p2p`.
         p2p: P2p = P2p::default(),
     }

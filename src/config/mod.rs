@@ -11,8 +11,10 @@ mod args;
 mod file;
 mod foreign;
 mod host;
+mod proxying;
 mod resolve;
 mod secret;
+mod traffic;
 mod typed;
 mod units;
 
@@ -23,6 +25,7 @@ use damselfly_runtime::{UsageError, config};
 pub use args::{Args, Command, Flags};
 pub use file::File;
 pub use host::data_dir as default_data_dir;
+pub use proxying::CaFiles;
 pub use secret::Secret;
 pub use typed::{Config, Host, Listen, Log, Scheduler};
 pub use units::{Size, Span};

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use damselfly_runtime::{UsageError, telemetry};
 
-use super::Place;
 use super::file::File;
-use crate::{p2p, storage};
+use super::proxying::{self, CaFiles};
+use super::{Place, traffic};
+use crate::registry::Mirror;
+use crate::{net, p2p, proxy, storage};
 
 /// The longest path that a Unix socket can have on Linux.
 const MAX_SOCKET_PATH: usize = 107;
@@ -39,6 +41,16 @@ pub struct Config {
     pub gc_interval: Duration,
     /// Downloads.
     pub download: p2p::download::Config,
+    /// How origins and registries are reached.
+    pub client: net::ClientConfig,
+    /// How requests are treated.
+    pub proxy: proxy::Config,
+    /// Which registry a mirror request means.
+    pub mirror: Mirror,
+    /// Whose TLS is intercepted.
+    pub intercept: Vec<net::Pattern>,
+    /// The operator's own CA; without it one is made in the data directory.
+    pub ca: Option<CaFiles>,
 }
 
 /// Who this host is to others.
@@ -109,6 +121,11 @@ impl Config {
             keep: file.storage.keep,
             gc_interval: positive(file.gc.interval.0, "gc.interval", place)?,
             download: download(file, place)?,
+            client: traffic::client(file, place)?,
+            proxy: proxying::proxy(file, place)?,
+            mirror: proxying::mirror(file, place)?,
+            intercept: proxying::intercept(file, place)?,
+            ca: proxying::ca(file, place)?,
             data_dir,
         })
     }
@@ -223,7 +240,7 @@ fn download(file: &File, place: Place<'_>) -> Result<p2p::download::Config, Usag
     })
 }
 
-fn positive(span: Duration, key: &str, place: Place<'_>) -> Result<Duration, UsageError> {
+pub(super) fn positive(span: Duration, key: &str, place: Place<'_>) -> Result<Duration, UsageError> {
     if span.is_zero() { Err(place.error(key, "must be more than nothing")) } else { Ok(span) }
 }
 

@@ -1,0 +1,109 @@
+//! How the proxy treats requests: rules, what is large, who may use it, which registry a mirror request means, and whose
+//! TLS is intercepted.
+
+use std::path::PathBuf;
+
+use damselfly_runtime::UsageError;
+use http::Uri;
+use http::uri::Authority;
+use regex::Regex;
+
+use super::Place;
+use super::file::{File, Rule};
+use super::traffic::{patterns, pem};
+use crate::registry::Mirror;
+use crate::{net, proxy};
+
+/// The CA that the operator brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaFiles {
+    /// Its certificate, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM, readable by the owner alone.
+    pub key: PathBuf,
+}
+
+pub(super) fn proxy(file: &File, place: Place<'_>) -> Result<proxy::Config, UsageError> {
+    let defaults = proxy::Config::default();
+    let mut rules = Vec::new();
+    for (index, set) in file.proxy.rules.iter().enumerate() {
+        rules.push(rule(set, &format!("proxy.rules[{index}]"), place)?);
+    }
+    let suffixes = file.proxy.p2p.suffixes.clone().unwrap_or(defaults.suffixes);
+    if let Some(index) = suffixes.iter().position(|suffix| suffix.is_empty()) {
+        return Err(place.error(&format!("proxy.p2p.suffixes[{index}]"), "is empty, and would match everything"));
+    }
+    Ok(proxy::Config {
+        rules,
+        suffixes,
+        min_size: file.proxy.p2p.min_size.0,
+        use_source: !file.proxy.disable_back_to_source,
+        basic_auth: basic_auth(file, place)?,
+        ..proxy::Config::default()
+    })
+}
+
+fn rule(set: &Rule, key: &str, place: Place<'_>) -> Result<proxy::Rule, UsageError> {
+    if set.regex.is_empty() {
+        return Err(place.error(&format!("{key}.regex"), "has no value"));
+    }
+    let regex = Regex::new(&set.regex).map_err(|error| place.error(&format!("{key}.regex"), error))?;
+    let redirect = match &set.redirect {
+        None => None,
+        Some(text) => Some(
+            text.parse::<Authority>()
+                .ok()
+                .filter(|_| !text.contains('@'))
+                .ok_or_else(|| place.error(&format!("{key}.redirect"), format!("{text:?} is not HOST[:PORT]")))?,
+        ),
+    };
+    let filtered_query_params = set.filtered_query_params.clone();
+    Ok(proxy::Rule { regex, use_tls: set.use_tls, redirect, filtered_query_params })
+}
+
+fn basic_auth(file: &File, place: Place<'_>) -> Result<Option<proxy::BasicAuth>, UsageError> {
+    let Some(set) = &file.proxy.server.basic_auth else { return Ok(None) };
+    let password = set.password.reveal();
+    if set.username.is_empty() || set.username.contains(':') {
+        return Err(place.error("proxy.server.basicAuth.username", "is empty or contains a colon"));
+    }
+    if password.is_empty() {
+        return Err(place.error("proxy.server.basicAuth.password", "has no value"));
+    }
+    Ok(Some(proxy::BasicAuth::new(&set.username, password)))
+}
+
+pub(super) fn mirror(file: &File, place: Place<'_>) -> Result<Mirror, UsageError> {
+    let addr = file.proxy.registry_mirror.addr.as_deref();
+    Mirror::new(addr).map_err(|error| place.error("proxy.registryMirror.addr", error))
+}
+
+/// The mirrored registry's private CA, as an upstream of its own.
+pub(super) fn mirror_upstream(file: &File, place: Place<'_>) -> Result<Option<net::Upstream>, UsageError> {
+    let set = &file.proxy.registry_mirror;
+    let Some(cert) = &set.cert else { return Ok(None) };
+    let addr = set.addr.as_deref().unwrap_or_default();
+    let uri = addr.parse::<Uri>().ok();
+    let Some(authority) = uri.as_ref().and_then(Uri::authority) else {
+        return Err(place.error("proxy.registryMirror.cert", "is set, but proxy.registryMirror.addr names no registry"));
+    };
+    Ok(Some(net::Upstream {
+        host: authority.to_string(),
+        scheme: None,
+        ca_pem: Some(pem(cert, "proxy.registryMirror.cert", place)?),
+        cert_pem: None,
+        key_pem: None,
+    }))
+}
+
+pub(super) fn intercept(file: &File, place: Place<'_>) -> Result<Vec<net::Pattern>, UsageError> {
+    patterns(&file.proxy.intercept.hosts, "proxy.intercept.hosts", place)
+}
+
+pub(super) fn ca(file: &File, place: Place<'_>) -> Result<Option<CaFiles>, UsageError> {
+    match (file.proxy.server.ca_cert.clone(), file.proxy.server.ca_key.clone()) {
+        (Some(cert), Some(key)) => Ok(Some(CaFiles { cert, key })),
+        (None, None) => Ok(None),
+        _ => Err(place.error("proxy.server", "caCert and caKey belong together: set both or neither")),
+    }
+}

@@ -1,0 +1,83 @@
+//! How clients' traffic is carried on: which destinations are open, and how origins and registries are reached.
+
+use std::path::{Path, PathBuf};
+
+use damselfly_runtime::UsageError;
+use http::uri::{Authority, Scheme};
+
+use super::Place;
+use super::file::{File, Upstream};
+use super::proxying::mirror_upstream;
+use super::typed::positive;
+use crate::net;
+
+/// A PEM file is not larger than this.
+const MAX_PEM: u64 = 1 << 20;
+
+/// Settings of the one HTTP client.
+pub(super) fn client(file: &File, place: Place<'_>) -> Result<net::ClientConfig, UsageError> {
+    let allow = patterns(&file.proxy.allow, "proxy.allow", place)?;
+    let deny = patterns(&file.proxy.deny, "proxy.deny", place)?;
+    let mut upstreams = Vec::new();
+    for (index, set) in file.proxy.upstreams.iter().enumerate() {
+        upstreams.push(upstream(set, &format!("proxy.upstreams[{index}]"), place)?);
+    }
+    upstreams.extend(mirror_upstream(file, place)?);
+    Ok(net::ClientConfig {
+        head_timeout: positive(file.proxy.head_timeout.0, "proxy.headTimeout", place)?,
+        policy: net::DestinationPolicy::new(allow, deny),
+        upstreams,
+        ..net::ClientConfig::default()
+    })
+}
+
+/// A list of hosts and networks.
+pub(super) fn patterns(texts: &[String], key: &str, place: Place<'_>) -> Result<Vec<net::Pattern>, UsageError> {
+    let pattern =
+        |(index, text): (usize, &String)| text.parse().map_err(|error| place.error(&format!("{key}[{index}]"), error));
+    texts.iter().enumerate().map(pattern).collect()
+}
+
+fn upstream(set: &Upstream, key: &str, place: Place<'_>) -> Result<net::Upstream, UsageError> {
+    let named = set.host.parse::<Authority>().is_ok_and(|authority| !authority.host().is_empty());
+    if !named || set.host.contains('@') {
+        return Err(place.error(&format!("{key}.host"), format!("{:?} is not HOST[:PORT]", set.host)));
+    }
+    let scheme = match set.scheme.as_deref() {
+        None => None,
+        Some("http") => Some(Scheme::HTTP),
+        Some("https") => Some(Scheme::HTTPS),
+        Some(other) => {
+            return Err(place.error(&format!("{key}.scheme"), format!("{other:?} is neither http nor https")));
+        }
+    };
+    if set.cert.is_some() != set.key.is_some() {
+        return Err(place.error(key, "cert and key belong together: set both or neither"));
+    }
+    let read = |path: &Option<PathBuf>, name: &str| match path {
+        Some(path) => pem(path, &format!("{key}.{name}"), place).map(Some),
+        None => Ok(None),
+    };
+    Ok(net::Upstream {
+        host: set.host.clone(),
+        scheme,
+        ca_pem: read(&set.ca_cert, "caCert")?,
+        cert_pem: read(&set.cert, "cert")?,
+        key_pem: read(&set.key, "key")?,
+    })
+}
+
+/// The content of a PEM file.
+pub(super) fn pem(path: &Path, key: &str, place: Place<'_>) -> Result<Vec<u8>, UsageError> {
+    let fail = |reason: String| place.error(key, format!("{} {reason}", path.display()));
+    let found = std::fs::metadata(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    if !found.is_file() || found.len() > MAX_PEM {
+        return Err(fail("is not a PEM file".into()));
+    }
+    let text = std::fs::read(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    if text.windows(11).any(|window| window == b"-----BEGIN ") {
+        Ok(text)
+    } else {
+        Err(fail("is not a PEM file".into()))
+    }
+}

@@ -1,0 +1,60 @@
+//! Every listener of the daemon, and where they are.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use damselfly_runtime::listen::{self, UnixSocket};
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+
+/// The Unix socket is for the daemon's user and group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Everything that listens.
+pub(super) struct Bound {
+    pub(super) proxy: TcpListener,
+    pub(super) admin: TcpListener,
+    pub(super) peer: TcpListener,
+    pub(super) data: TcpListener,
+    pub(super) socket: UnixSocket,
+}
+
+/// What `addresses.json` and `/addresses` say.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Addresses {
+    pub(super) proxy: SocketAddr,
+    pub(super) admin: SocketAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) data: SocketAddr,
+    pub(super) socket: PathBuf,
+}
+
+impl Bound {
+    /// Listens everywhere, or says where it cannot and which key changes that.
+    pub(super) async fn all(config: &Config) -> anyhow::Result<Self> {
+        let at = &config.listen;
+        if let Some(dir) = at.socket.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        Ok(Self {
+            proxy: listen::tcp(at.proxy, "proxy.server.ip and proxy.server.port, or --proxy-addr")?,
+            admin: listen::tcp(at.admin, "health.server.ip and health.server.port")?,
+            peer: listen::tcp(at.peer, "upload.server.ip and upload.server.port")?,
+            data: listen::tcp(at.data, "storage.server.ip and storage.server.tcpPort")?,
+            socket: listen::unix(&at.socket, SOCKET_MODE, "download.server.socketPath").await?,
+        })
+    }
+
+    /// Where everything listens, with the ports that the system chose.
+    pub(super) fn addresses(&self) -> std::io::Result<Addresses> {
+        Ok(Addresses {
+            proxy: self.proxy.local_addr()?,
+            admin: self.admin.local_addr()?,
+            peer: self.peer.local_addr()?,
+            data: self.data.local_addr()?,
+            socket: self.socket.path.as_path().to_owned(),
+        })
+    }
+}

@@ -1,0 +1,120 @@
+//! This host's part in the swarm: who it is, which scheduler it asks, its tasks, and what it serves to peers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use damselfly_core::HostId;
+use damselfly_core::swarm::HostInfo;
+use damselfly_runtime::Watch;
+use damselfly_scheduler::{Handle, NoSeeds, SinceStart};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use super::bound::Addresses;
+use crate::backend::Backend;
+use crate::config::{Config, Scheduler};
+use crate::net::HttpClient;
+use crate::p2p::{self, Parts, Tasks};
+use crate::rpc::peer::{self, PeerServer};
+use crate::rpc::seeder::Seeder;
+use crate::scheduler_client::{self, Announcer, Embedded, GrpcSchedulers, SchedulerClient};
+use crate::storage::Storage;
+
+/// How many children the scheduler gives this host at a time. Few: a host that shares its link among many keeps each of
+/// them from being a parent soon (docs/performance.md).
+const UPLOAD_SLOTS: u32 = 2;
+
+/// Who this host is to others. Ports are those that are really listened on.
+pub(super) fn host(config: &Config, addresses: &Addresses) -> HostInfo {
+    let host = &config.host;
+    HostInfo {
+        id: HostId::new(host.ip, &host.hostname, host.seed),
+        seed: host.seed,
+        hostname: host.hostname.clone(),
+        ip: host.ip,
+        rpc_port: addresses.peer.port(),
+        data_port: addresses.data.port(),
+        upload_slots: UPLOAD_SLOTS,
+        idc: host.idc.clone(),
+        location: host.location.clone(),
+    }
+}
+
+/// The scheduler that this host asks: its own, or those that are configured.
+pub(super) fn scheduler(config: &Config, registry: &mut Registry) -> anyhow::Result<Arc<dyn SchedulerClient>> {
+    let addrs = match &config.scheduler {
+        Scheduler::Remote { addrs, .. } => addrs,
+        Scheduler::Embedded => {
+            let handle = Handle::spawn(damselfly_scheduler::Config::default(), SinceStart::new(), NoSeeds);
+            return Ok(Arc::new(Embedded::new(handle)));
+        }
+    };
+    let metrics = scheduler_client::Metrics::default();
+    metrics.register(registry);
+    let schedulers = GrpcSchedulers::new(addrs, scheduler_client::Config::default(), metrics);
+    Ok(Arc::new(schedulers.context("scheduler.addrs")?))
+}
+
+/// The tasks of this host.
+pub(super) fn tasks(
+    config: &Config,
+    host: &HostInfo,
+    storage: &Storage,
+    http: &HttpClient,
+    scheduler: &Arc<dyn SchedulerClient>,
+    registry: &mut Registry,
+) -> Tasks {
+    let metrics = p2p::Metrics::default();
+    metrics.register(registry);
+    let parts = Parts {
+        host: host.clone(),
+        storage: storage.clone(),
+        backend: Backend::new(http.clone()),
+        scheduler: Arc::clone(scheduler),
+        pieces: p2p::piece_sync::PieceSync::default(),
+        data: p2p::transport::DataClient::default(),
+        metrics,
+    };
+    Tasks::new(p2p::Config { download: config.download.clone(), ..p2p::Config::default() }, parts)
+}
+
+/// What peers and schedulers may ask of this host.
+pub(super) fn peer_server(
+    host: &HostInfo,
+    storage: &Storage,
+    tasks: &Tasks,
+    addresses: &Addresses,
+    drain: Watch,
+    registry: &mut Registry,
+) -> PeerServer {
+    let metrics = peer::Metrics::default();
+    metrics.register(registry);
+    // Where it listens may be any address of the host; others are told the one at which they reach it.
+    let config = peer::Config::new(SocketAddr::new(host.ip, addresses.data.port()));
+    let seed: Option<Arc<dyn peer::SeedTrigger>> =
+        if host.seed { Some(Arc::new(Seeder::new(tasks.clone()))) } else { None };
+    PeerServer::new(host.id.clone(), storage.clone(), seed, config, metrics, drain)
+}
+
+/// Serves peers until the drain.
+pub(super) async fn serve(server: PeerServer, listener: TcpListener) {
+    if let Err(error) = server.serve(listener).await {
+        tracing::error!(%error, "peers are not served any more");
+    }
+}
+
+/// Tells the scheduler that this host is there, and what it holds.
+pub(super) fn announcer(
+    config: &Config,
+    host: &HostInfo,
+    tasks: &Tasks,
+    scheduler: &Arc<dyn SchedulerClient>,
+) -> Announcer {
+    let mut settings = scheduler_client::Config::default();
+    if let Scheduler::Remote { announce_interval, .. } = config.scheduler {
+        settings.announce_interval = announce_interval;
+    }
+    let tasks = tasks.clone();
+    Announcer::new(Arc::clone(scheduler), host.clone(), move || tasks.holdings(), settings)
+}
