@@ -51,6 +51,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let interceptor = proxying::interceptor(&config)?;
 
     let host = peering::host(&config, &addresses);
+    tracing::info!(host = %host.id, addresses = %serde_json::to_string(&addresses)?, "listening");
     let scheduler = peering::scheduler(&config, &mut registry)?;
     let tasks = peering::tasks(&config, &host, &storage, &http, &scheduler, &mut registry);
     let proxy = proxying::proxy(&config, &http, &tasks, interceptor, drain.watch(), &mut registry);
@@ -59,7 +60,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let data = data_server(&storage, &mut registry);
     let data = tokio::spawn(async move { data.serve(bound.data, ended(peers_ended)).await });
     let peer = peering::peer_server(&host, &storage, &tasks, &addresses, drain.watch(), &mut registry);
-    tokio::spawn(peering::serve(peer, bound.peer));
+    let peers = tokio::spawn(peering::serve(peer, bound.peer));
     tokio::spawn(peering::announcer(&config, &host, &tasks, &scheduler).run(drain.watch()));
     let upkeep = tokio::spawn(upkeep::sweep(storage.clone(), config.gc_interval));
 
@@ -83,7 +84,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     }
     upkeep.abort();
     drop(peers_end);
-    let _ = tokio::time::timeout(config.grace, data).await;
+    let _ = tokio::time::timeout(config.grace, async { tokio::join!(data, peers) }).await;
     storage.flush().await;
     drop(file);
     drop(admin_end);

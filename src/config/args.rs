@@ -31,31 +31,38 @@ pub enum Command {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
     /// Configuration file (YAML); without it /etc/damselfly/dfdaemon.yaml, if there is one
-    #[arg(long, global = true, env = "DFDAEMON_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// A scheduler; may be given several times. Without any, the daemon works alone with a scheduler of its own
-    #[arg(long, global = true, env = "DFDAEMON_SCHEDULER", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        hide_env_values = true,
+        env = "DFDAEMON_SCHEDULER",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
     pub scheduler: Vec<String>,
 
     /// Directory for content, CA, socket and addresses.json
-    #[arg(long, global = true, env = "DFDAEMON_DATA_DIR", value_name = "DIR")]
+    #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
     /// Where the proxy and registry mirror listens; port 0 lets the system choose
-    #[arg(long, global = true, env = "DFDAEMON_PROXY_ADDR", value_name = "IP:PORT")]
+    #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_PROXY_ADDR", value_name = "IP:PORT")]
     pub proxy_addr: Option<SocketAddr>,
 
     /// error, warn, info, debug, trace or off, or tracing directives
-    #[arg(long, global = true, env = "DFDAEMON_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
 
     /// text or json
-    #[arg(long, global = true, env = "DFDAEMON_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
 
     /// Be a seed peer: asked first to fetch from the source
-    #[arg(long, global = true, env = "DFDAEMON_SEED", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_SEED", value_parser = clap::builder::FalseyValueParser::new())]
     pub seed: bool,
 }
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::secret::Secret;
 use super::units::{Size, Span};
 use crate::p2p::download;
-use crate::{net, storage};
+use crate::proxy::SUFFIXES;
+use crate::{net, p2p, storage};
 
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
@@ -200,7 +201,7 @@ section! {
         /// `proxy.p2p.minSize`.
         min_size: Size = Size(8 << 20),
         /// `proxy.p2p.suffixes`.
-        suffixes: Option<Vec<String>> = None,
+        suffixes: Vec<String> = SUFFIXES.iter().map(|&suffix| suffix.to_owned()).collect(),
     }
 }
 
@@ -225,6 +226,8 @@ section! {
         concurrent_piece_count: u32 = download::Config::default().concurrent_pieces,
         /// `download.pieceTimeout`.
         piece_timeout: Span = Span(download::Config::default().piece_timeout),
+        /// `download.stallTimeout`.
+        stall_timeout: Span = Span(p2p::Config::default().stall),
     }
 }
 

@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use damselfly_runtime::UsageError;
-use http::Uri;
 use http::uri::Authority;
 use regex::Regex;
 
@@ -24,12 +23,11 @@ pub struct CaFiles {
 }
 
 pub(super) fn proxy(file: &File, place: Place<'_>) -> Result<proxy::Config, UsageError> {
-    let defaults = proxy::Config::default();
     let mut rules = Vec::new();
     for (index, set) in file.proxy.rules.iter().enumerate() {
         rules.push(rule(set, &format!("proxy.rules[{index}]"), place)?);
     }
-    let suffixes = file.proxy.p2p.suffixes.clone().unwrap_or(defaults.suffixes);
+    let suffixes = file.proxy.p2p.suffixes.clone();
     if let Some(index) = suffixes.iter().position(|suffix| suffix.is_empty()) {
         return Err(place.error(&format!("proxy.p2p.suffixes[{index}]"), "is empty, and would match everything"));
     }
@@ -47,7 +45,9 @@ fn rule(set: &Rule, key: &str, place: Place<'_>) -> Result<proxy::Rule, UsageErr
     if set.regex.is_empty() {
         return Err(place.error(&format!("{key}.regex"), "has no value"));
     }
-    let regex = Regex::new(&set.regex).map_err(|error| place.error(&format!("{key}.regex"), error))?;
+    // The library draws its errors over several lines; the last one is the reason.
+    let reason = |error: regex::Error| error.to_string().lines().last().unwrap_or_default().trim().to_owned();
+    let regex = Regex::new(&set.regex).map_err(|error| place.error(&format!("{key}.regex"), reason(error)))?;
     let redirect = match &set.redirect {
         None => None,
         Some(text) => Some(
@@ -83,12 +83,12 @@ pub(super) fn mirror_upstream(file: &File, place: Place<'_>) -> Result<Option<ne
     let set = &file.proxy.registry_mirror;
     let Some(cert) = &set.cert else { return Ok(None) };
     let addr = set.addr.as_deref().unwrap_or_default();
-    let uri = addr.parse::<Uri>().ok();
-    let Some(authority) = uri.as_ref().and_then(Uri::authority) else {
+    let authority = addr.split_once("://").map_or(addr, |(_, rest)| rest).trim_end_matches('/');
+    if authority.is_empty() {
         return Err(place.error("proxy.registryMirror.cert", "is set, but proxy.registryMirror.addr names no registry"));
-    };
+    }
     Ok(Some(net::Upstream {
-        host: authority.to_string(),
+        host: authority.to_owned(),
         scheme: None,
         ca_pem: Some(pem(cert, "proxy.registryMirror.cert", place)?),
         cert_pem: None,

@@ -40,7 +40,7 @@ pub struct Config {
     /// How often storage is swept.
     pub gc_interval: Duration,
     /// Downloads.
-    pub download: p2p::download::Config,
+    pub tasks: p2p::Config,
     /// How origins and registries are reached.
     pub client: net::ClientConfig,
     /// How requests are treated.
@@ -120,7 +120,7 @@ impl Config {
             storage: storage(file, place)?,
             keep: file.storage.keep,
             gc_interval: positive(file.gc.interval.0, "gc.interval", place)?,
-            download: download(file, place)?,
+            tasks: tasks(file, place)?,
             client: traffic::client(file, place)?,
             proxy: proxying::proxy(file, place)?,
             mirror: proxying::mirror(file, place)?,
@@ -227,17 +227,20 @@ fn storage(file: &File, place: Place<'_>) -> Result<storage::Config, UsageError>
     })
 }
 
-fn download(file: &File, place: Place<'_>) -> Result<p2p::download::Config, UsageError> {
+fn tasks(file: &File, place: Place<'_>) -> Result<p2p::Config, UsageError> {
     let pieces = file.download.concurrent_piece_count;
     if !(1..=MAX_CONCURRENT_PIECES).contains(&pieces) {
         let reason = format!("{pieces} is not between 1 and {MAX_CONCURRENT_PIECES}");
         return Err(place.error("download.concurrentPieceCount", reason));
     }
-    Ok(p2p::download::Config {
+    let defaults = p2p::Config::default();
+    let download = p2p::download::Config {
         concurrent_pieces: pieces,
         piece_timeout: positive(file.download.piece_timeout.0, "download.pieceTimeout", place)?,
-        ..p2p::download::Config::default()
-    })
+        ..defaults.download
+    };
+    let stall = positive(file.download.stall_timeout.0, "download.stallTimeout", place)?;
+    Ok(p2p::Config { download, stall, ..defaults })
 }
 
 pub(super) fn positive(span: Duration, key: &str, place: Place<'_>) -> Result<Duration, UsageError> {

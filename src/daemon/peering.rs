@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use damselfly_core::HostId;
 use damselfly_core::swarm::HostInfo;
-use damselfly_runtime::Watch;
+use damselfly_runtime::{UsageError, Watch};
 use damselfly_scheduler::{Handle, NoSeeds, SinceStart};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -53,7 +52,7 @@ pub(super) fn scheduler(config: &Config, registry: &mut Registry) -> anyhow::Res
     let metrics = scheduler_client::Metrics::default();
     metrics.register(registry);
     let schedulers = GrpcSchedulers::new(addrs, scheduler_client::Config::default(), metrics);
-    Ok(Arc::new(schedulers.context("scheduler.addrs")?))
+    Ok(Arc::new(schedulers.map_err(|error| UsageError::new(format!("scheduler.addrs: {error}")))?))
 }
 
 /// The tasks of this host.
@@ -76,7 +75,7 @@ pub(super) fn tasks(
         data: p2p::transport::DataClient::default(),
         metrics,
     };
-    Tasks::new(p2p::Config { download: config.download.clone(), ..p2p::Config::default() }, parts)
+    Tasks::new(config.tasks.clone(), parts)
 }
 
 /// What peers and schedulers may ask of this host.

@@ -1,7 +1,7 @@
 //! What clients meet: the certificate authority and the proxy.
 
 use anyhow::Context as _;
-use damselfly_runtime::Watch;
+use damselfly_runtime::{UsageError, Watch};
 use prometheus_client::registry::Registry;
 
 use crate::config::Config;
@@ -13,7 +13,8 @@ use crate::proxy::{Metrics, Parts, Proxy};
 /// The authority for intercepted hosts: the operator's, or one of this installation's own.
 pub(super) fn interceptor(config: &Config) -> anyhow::Result<Interceptor> {
     let authority = match &config.ca {
-        Some(files) => CertificateAuthority::load(&files.cert, &files.key).context("proxy.server.caCert and caKey")?,
+        Some(files) => CertificateAuthority::load(&files.cert, &files.key)
+            .map_err(|error| UsageError::new(format!("proxy.server.caCert and caKey: {error}")))?,
         None => CertificateAuthority::load_or_create(&config.data_dir).context("the data directory's CA")?,
     };
     Interceptor::new(authority).context("setting up the interception of TLS")
