@@ -1,7 +1,6 @@
 //! The machine itself: what each event changes. What is done next is decided in [`super::plan`], after every event.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use damselfly_core::swarm::{Answer, Offer, PieceFault, Report, SourceWish};
 use damselfly_core::{Blake3, Geometry, MAX_PIECES, Moment, PeerId, PieceDigest, PieceNumber, PieceSet};
@@ -432,7 +431,9 @@ impl Download {
 
     fn source_ended(&mut self, now: Moment, end: End) {
         let Stage::Reading { run, .. } = &self.source.stage else { return };
-        let whole = run.as_ref().is_some_and(Range::is_empty);
+        // What is left of its run may have been put here by somebody else.
+        let here = |number| self.pieces.as_ref().and_then(|pieces| pieces.state(PieceNumber(number)));
+        let whole = run.as_ref().is_some_and(|run| run.clone().all(|number| here(number) == Some(State::Have)));
         match end {
             End::Complete if whole => self.source.stage = Stage::Idle,
             End::Complete | End::Cut => return self.source_cut(now),

@@ -231,3 +231,16 @@ fn a_lost_scheduler_leaves_unproven_pieces_to_the_source_alone() {
     }
     panic!("the source was not read");
 }
+
+#[test]
+fn a_stream_whose_last_piece_came_in_another_way_is_complete() {
+    let mut bench = Bench::granted(3);
+    bench.sourced(0);
+    bench.tell(Event::PieceHeld { piece: PieceNumber(2) });
+    bench.tell(Event::PieceHeld { piece: PieceNumber(0) });
+    bench.tell(Event::PieceLost { piece: PieceNumber(0) });
+    // Piece 1 comes, piece 2 is passed by.
+    bench.sourced(1);
+    let ended = bench.tell(Event::SourceEnded(End::Complete));
+    assert_eq!(ended, [read(0, 1)], "at once: nothing was cut");
+}
