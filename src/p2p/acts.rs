@@ -143,14 +143,15 @@ impl Driver {
         &mut self,
         parent: PeerId,
         piece: PieceNumber,
-        result: Result<PieceWriter, FetchError>,
+        result: Result<Option<PieceWriter>, FetchError>,
     ) -> Result<Happened, Outcome> {
         if self.fetches.remove(&(parent.clone(), piece)).is_none() {
             // Cancelled when it was as good as done.
             return Ok(Happened::Nothing);
         }
         Ok(Happened::Event(match result {
-            Ok(writer) => match writer.digest() {
+            Ok(None) => Event::PieceHeld { piece },
+            Ok(Some(writer)) => match writer.digest() {
                 Some(digest) => {
                     self.arrived.insert(piece, writer);
                     Event::PieceArrived { parent, piece, digest }
@@ -178,11 +179,14 @@ impl Driver {
     fn read_source(&mut self, range: Option<ByteRange>) {
         let under_way = self.under_way.take().filter(|_| range.is_none_or(|range| range.start() == 0));
         self.stop_source();
-        self.round += 1;
+        self.runs += 1;
         let range = self.resume(range);
         self.asked = range;
-        let run = self.round;
-        let expected = self.spec.expected();
+        let run = self.runs;
+        let mut expected = self.spec.expected();
+        if let Some(stored) = &self.stored {
+            expected.length = Some(stored.geometry().length());
+        }
         let started = match under_way {
             Some(response) => {
                 let judged = source::judge(response, None, &expected);
@@ -245,7 +249,7 @@ impl Driver {
     }
 
     fn copy(&mut self, opened: source::Opened, stored: StoredTask) {
-        let run = self.round;
+        let run = self.runs;
         let end = self.asked.map_or(opened.total, |asked| asked.end().min(opened.total));
         // A stream that starts at another place than was asked for starts at the beginning of all.
         let begun = self.begun.take().filter(|_| self.asked.is_some_and(|asked| asked.start() == opened.start));
@@ -302,6 +306,11 @@ impl Driver {
     /// As of [`Driver::source_ended`].
     pub(super) fn hear_word(&mut self, word: Word) -> Result<Happened, Outcome> {
         Ok(Happened::Event(match word {
+            // The store has what a stream brought before it was stopped, whether the machine had heard of it or not.
+            Word::Source { run, step: Step::Piece(piece, digest) } if Some(run) != self.source_run() => {
+                self.report(Report::PieceFinished { piece, parent: None, digest });
+                Event::PieceHeld { piece }
+            }
             Word::Source { run, .. } | Word::SourceEnded { run, .. } if Some(run) != self.source_run() => {
                 return Ok(Happened::Nothing);
             }
@@ -321,29 +330,16 @@ impl Driver {
     }
 }
 
-/// Fetches a piece into the store and leaves it unfinished, for the machine to decide on.
-async fn fetch(
+/// Fetches a piece into the store and leaves it unfinished, for the machine to decide on. `None` if it is there already.
+pub(super) async fn fetch(
     client: &DataClient,
     data: SocketAddr,
     stored: &StoredTask,
     piece: PieceNumber,
     stall: Duration,
-) -> Result<PieceWriter, FetchError> {
-    let mut writer = timeout(stall, claim(stored, piece)).await.map_err(|_| FetchError::Missing)?;
+) -> Result<Option<PieceWriter>, FetchError> {
+    let claimed = timeout(stall, source::claim(stored, piece)).await.map_err(|_| FetchError::Missing)?;
+    let Some(mut writer) = claimed else { return Ok(None) };
     client.fetch(data, &stored.id(), &mut writer, stall).await?;
-    Ok(writer)
-}
-
-/// Claims a piece. The machine asks for a piece once at a time, but one that it cancelled may still be being written.
-async fn claim(stored: &StoredTask, piece: PieceNumber) -> PieceWriter {
-    let mut changed = stored.changed();
-    loop {
-        changed.borrow_and_update();
-        if let Some(writer) = stored.claim(piece) {
-            return writer;
-        }
-        if changed.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
+    Ok(Some(writer))
 }

@@ -40,10 +40,24 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// What work came to.
 pub(crate) enum Done {
     Nothing,
-    Registered { round: u64, result: Result<Conversation, SchedulerLost> },
-    SourceOpened { run: u64, result: Result<source::Opened, Trouble> },
-    Fetched { parent: PeerId, piece: PieceNumber, result: Result<PieceWriter, FetchError> },
-    Unfollowed { parent: PeerId, clean: bool },
+    Registered {
+        round: u64,
+        result: Result<Conversation, SchedulerLost>,
+    },
+    SourceOpened {
+        run: u64,
+        result: Result<source::Opened, Trouble>,
+    },
+    /// `None` where the piece was there already.
+    Fetched {
+        parent: PeerId,
+        piece: PieceNumber,
+        result: Result<Option<PieceWriter>, FetchError>,
+    },
+    Unfollowed {
+        parent: PeerId,
+        clean: bool,
+    },
     Verified(std::io::Result<bool>),
 }
 
@@ -66,8 +80,10 @@ pub(crate) struct Driver {
     pub(super) work: JoinSet<Done>,
     pub(super) words: (mpsc::Sender<Word>, mpsc::Receiver<Word>),
     pub(super) conversation: Option<Conversation>,
-    /// Counts registrations and source streams, so that what an abandoned one still says is told from the present one's.
+    /// Counts registrations, so that what an abandoned one still says is told from the present one's.
     pub(super) round: u64,
+    /// Counts source streams, likewise.
+    pub(super) runs: u64,
     pub(super) outbox: VecDeque<Report>,
     pub(super) source: Option<(u64, AbortHandle)>,
     pub(super) asked: Option<ByteRange>,
@@ -101,6 +117,7 @@ impl Driver {
             words: mpsc::channel(WORDS),
             conversation: None,
             round: 0,
+            runs: 0,
             outbox: VecDeque::new(),
             source: None,
             asked: None,
@@ -126,7 +143,7 @@ impl Driver {
         let outcome = self.fly().instrument(span.clone()).await;
         let _in_span = span.enter();
         match &outcome {
-            Outcome::Done | Outcome::Refused => debug!(?outcome, "download ended"),
+            Outcome::Done | Outcome::Refused | Outcome::Abandoned => debug!(?outcome, "download ended"),
             _ => warn!(?outcome, "download failed"),
         }
         self.shared.parts.metrics.ended(&outcome, started.elapsed());
@@ -137,7 +154,7 @@ impl Driver {
             let _ = leader.send(response);
         }
         self.say_goodbye();
-        self.flight.set_phase(Phase::Ended(outcome));
+        self.flight.end(outcome);
     }
 
     async fn fly(&mut self) -> Outcome {
@@ -147,11 +164,11 @@ impl Driver {
         loop {
             let news = self.flight.news().await;
             if self.flight.readers() == 0 && self.flight.close() {
-                return Outcome::Local("nobody waits for it any more".into());
+                return Outcome::Abandoned;
             }
             let outcome = if self.all_here() { Outcome::Done } else { self.download(news).await };
-            // A reader may have come, or said what it wants, after the last piece that was wanted.
-            if !matches!(outcome, Outcome::Done) || self.flight.close() {
+            // A reader may have come after the last piece that was wanted, or after the last reader left.
+            if !matches!(outcome, Outcome::Done | Outcome::Abandoned) || self.flight.close() {
                 return outcome;
             }
         }
@@ -200,6 +217,15 @@ impl Driver {
     fn all_here(&self) -> bool {
         let whole = |stored: &StoredTask| stored.is_complete() && (stored.digest().is_none() || stored.is_verified());
         self.stored.as_ref().is_some_and(whole)
+    }
+}
+
+impl Drop for Driver {
+    /// Whatever becomes of the driver, its readers are told, and whoever opens the task next starts afresh.
+    fn drop(&mut self) {
+        self.shared.remove(&self.flight);
+        self.flight.close_now();
+        self.flight.end(Outcome::Local("the download gave way".into()));
     }
 }
 
@@ -276,7 +302,7 @@ impl Driver {
             },
             Some(word) = self.words.1.recv() => self.hear_word(word),
             said = converse(&mut self.conversation, &mut self.outbox) => Ok(match said {
-                Said::Answer(answer) => Happened::Event(Event::Answer(answer)),
+                Said::Answer(answer) => self.answered(answer).await?,
                 Said::Sent => Happened::Nothing,
                 Said::Gone => Happened::Event(self.lose_scheduler()),
             }),
@@ -285,7 +311,20 @@ impl Driver {
         }
     }
 
-    async fn done(&mut self, done: Done) -> Result<Happened, Outcome> {
+    /// The scheduler has answered. What it says of the geometry makes the content file, if there is none.
+    ///
+    /// # Errors
+    /// The outcome, where the store has no room.
+    pub(super) async fn answered(&mut self, answer: Answer) -> Result<Happened, Outcome> {
+        if let Answer::Parents { geometry: Some(geometry), .. } = &answer
+            && self.stored.is_none()
+        {
+            self.create(*geometry).await?;
+        }
+        Ok(Happened::Event(Event::Answer(answer)))
+    }
+
+    pub(super) async fn done(&mut self, done: Done) -> Result<Happened, Outcome> {
         Ok(match done {
             Done::Registered { round, result } if round == self.round => match result {
                 Ok(conversation) => {
@@ -362,10 +401,16 @@ impl Driver {
         (!unverified(&stored)).then_some(Outcome::Done)
     }
 
-    fn failed(&mut self, failure: &Failure) -> Outcome {
+    pub(super) fn failed(&mut self, failure: &Failure) -> Outcome {
         self.finish_unsaid = false;
         match failure {
-            Failure::Changed => Outcome::Changed,
+            Failure::Abandoned => Outcome::Abandoned,
+            Failure::Changed => {
+                // What is here may be of two versions: nobody is to go on with it.
+                self.stored = None;
+                self.shared.parts.storage.remove(&self.flight.id);
+                Outcome::Changed
+            }
             Failure::Digest => {
                 // Whoever wrote what, none of it can be relied on.
                 self.stored = None;

@@ -42,6 +42,8 @@ pub(crate) enum Outcome {
     Changed,
     /// The whole content does not have the digest that names it.
     Digest,
+    /// Nobody wanted anything any more.
+    Abandoned,
     /// Our own trouble: disk, limits, shutdown.
     Local(String),
 }
@@ -136,6 +138,17 @@ impl Flight {
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
+    }
+
+    /// Says how the download ended, unless that was said.
+    pub(crate) fn end(&self, outcome: Outcome) {
+        self.phase.send_if_modified(|phase| {
+            let ends = !matches!(phase, Phase::Ended(_));
+            if ends {
+                *phase = Phase::Ended(outcome);
+            }
+            ends
+        });
     }
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {

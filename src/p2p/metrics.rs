@@ -72,6 +72,7 @@ impl Metrics {
             Outcome::Source(_) => "source_failed",
             Outcome::Changed => "changed",
             Outcome::Digest => "digest_mismatch",
+            Outcome::Abandoned => "abandoned",
             Outcome::Local(_) => "local",
         };
         self.downloads.get_or_create(&OutcomeLabel { outcome }).inc();

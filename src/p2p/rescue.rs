@@ -31,7 +31,7 @@ pub(super) struct Rescue {
 }
 
 impl Rescue {
-    /// The bytes of `range` from the source.
+    /// The bytes of `range` from the source. `whole` says that the client has got everything before them.
     ///
     /// # Errors
     /// The source does not give exactly these bytes of this version.
@@ -39,12 +39,13 @@ impl Rescue {
         mut self,
         stored: &StoredTask,
         range: ByteRange,
+        whole: bool,
         why: &Broken,
     ) -> Result<impl Stream<Item = Result<Bytes, Broken>> + Send + use<>, Broken> {
         warn!(%why, at = range.start(), "the rest of an answer comes straight from the source");
         let length = stored.geometry().length();
         self.expected.length = Some(length);
-        let check = match stored.digest().filter(|_| range.end() == length) {
+        let check = match stored.digest().filter(|_| whole && range.end() == length) {
             Some(digest) => Some(Check::after(stored, range.start(), digest).await?),
             None => None,
         };

@@ -150,7 +150,7 @@ impl Teller {
 /// Copies `body`, which starts at `at`, into the store up to `end`, telling each step.
 ///
 /// `begun` is the writer of the piece that `at` lies in, if a stream before broke off there. A piece that is there
-/// already, or that somebody else is writing, is skipped.
+/// already, or that somebody else goes on writing, is skipped.
 pub(crate) async fn copy(
     mut body: Chunks,
     at: u64,
@@ -174,6 +174,25 @@ pub(crate) async fn copy(
     End::Complete
 }
 
+/// How long a stream waits for a piece that somebody else is writing before it goes on without it.
+const CLAIM_WAIT: Duration = Duration::from_secs(3);
+
+/// Claims a piece; `None` if it is there. The machine has one producer a piece, but what it cancelled may still be
+/// being written: that is waited for.
+pub(super) async fn claim(stored: &StoredTask, piece: PieceNumber) -> Option<PieceWriter> {
+    let mut changed = stored.changed();
+    loop {
+        changed.borrow_and_update();
+        if let Some(writer) = stored.claim(piece) {
+            return Some(writer);
+        }
+        // As long as the caller has the task, it changes at the end of every claim.
+        if stored.check(piece).await || changed.changed().await.is_err() {
+            return None;
+        }
+    }
+}
+
 struct Run<'a> {
     stored: &'a StoredTask,
     at: u64,
@@ -189,7 +208,7 @@ impl Run<'_> {
                 break;
             };
             if self.at == span.start() {
-                self.writer = self.stored.claim(piece);
+                self.writer = timeout(CLAIM_WAIT, claim(self.stored, piece)).await.unwrap_or(None);
                 if self.writer.is_some() {
                     teller.tell(Step::Begun(piece)).await;
                 }

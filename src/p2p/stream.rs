@@ -4,6 +4,7 @@
 //! comes from a parent. A slow reader holds nothing up; what it has not taken is on disk.
 //!
 //! **Where the content's digest is known, the last [`HELD_TAIL`] bytes stay back until the digest of the whole agrees.**
+//! Where only a range was wanted the whole never comes: then they stay back until the download has ended well.
 //! Whatever goes wrong ends the body with an error, never cleanly.
 
 use std::pin::Pin;
@@ -210,7 +211,8 @@ impl Follower {
         let left = ByteRange::new(self.at, self.range.end()).ok_or_else(|| why.clone())?;
         self.seat = None;
         self.phase = None;
-        self.rest = Some(Box::pin(rescue.rest(&self.stored, left, &why).await?));
+        let whole = self.range.start() == 0;
+        self.rest = Some(Box::pin(rescue.rest(&self.stored, left, whole, &why).await?));
         Ok(())
     }
 
@@ -220,7 +222,7 @@ impl Follower {
             // Both are looked at before the store, so that nothing that comes in between is missed.
             self.changed.borrow_and_update();
             let ended = self.phase.as_mut().map(|phase| phase.borrow_and_update().clone());
-            let end = self.readable_end();
+            let end = self.readable_end(matches!(ended, Some(Phase::Ended(Outcome::Done))));
             if end > self.at {
                 return Ok(end);
             }
@@ -239,9 +241,10 @@ impl Follower {
         }
     }
 
-    fn readable_end(&self) -> u64 {
+    fn readable_end(&self, done: bool) -> u64 {
         let end = self.stored.available(self.at).min(self.range.end());
-        if self.holds_tail && !self.stored.is_verified() {
+        // A download that ends well has compared the digest, if it has the whole.
+        if self.holds_tail && !self.stored.is_verified() && !(done && self.range.start() > 0) {
             end.min(self.stored.geometry().length().saturating_sub(HELD_TAIL))
         } else {
             end
@@ -290,6 +293,7 @@ fn broken(outcome: &Outcome) -> Broken {
         Outcome::Source(error) => Broken::Source(error.to_string()),
         Outcome::Changed => Broken::Changed,
         Outcome::Digest => Broken::Digest,
+        Outcome::Abandoned => Broken::Local("the download was left before this range of it was there".into()),
         Outcome::Local(why) => Broken::Local(why.clone()),
     }
 }

@@ -253,6 +253,13 @@ impl Tasks {
         self.0.parts.clone()
     }
 
+    /// A driver that does not run.
+    #[cfg(test)]
+    pub(crate) fn driver_for_tests(&self, spec: &TaskSpec) -> Driver {
+        let flight = Flight::new(spec.identity.task_id(), new_peer(&self.0.parts.host));
+        Driver::new(Arc::clone(&self.0), flight, spec.clone(), None, oneshot::channel().0)
+    }
+
     /// A reader of the range of a task that `wish` means.
     ///
     /// `under_way` is the answer of the source to a GET for everything, if somebody already has it: it becomes the
@@ -271,9 +278,18 @@ impl Tasks {
             if let Some(stored) = self.0.parts.storage.get(&id).filter(ready_to_read) {
                 return Ok(self.0.content(stored, wish, &spec, None));
             }
-            let (seat, origin) = self.0.join_or_start(&spec, wish, &mut under_way)?;
-            if let Some(opened) = self.0.settle(seat, origin, wish, &spec).await? {
-                return Ok(opened);
+            let opened = match self.0.join_or_start(&spec, wish, &mut under_way) {
+                Ok((seat, origin)) => self.0.settle(seat, origin, wish, &spec).await,
+                Err(error) => Err(error),
+            };
+            match (opened, under_way.take()) {
+                (Ok(Some(opened)), _) => return Ok(opened),
+                // Who joined in vain still has an answer of its own, that nobody has read from.
+                (Err(OpenError::Local(_) | OpenError::Source(_)), Some(response)) => {
+                    return Ok(Opened::Origin(response));
+                }
+                (Err(error), _) => return Err(error),
+                (Ok(None), response) => under_way = response,
             }
         }
         Err(OpenError::Local("the download kept ending before it could be joined".into()))
@@ -364,7 +380,7 @@ impl Shared {
             return Ok(Some(Opened::Origin(response)));
         }
         match outcome {
-            Outcome::Done => Ok(None),
+            Outcome::Done | Outcome::Abandoned => Ok(None),
             Outcome::Refused => Err(OpenError::Local("the origin's answer cannot be shared".into())),
             Outcome::Source(error) => Err(OpenError::Source(error)),
             Outcome::Changed => Err(OpenError::Changed),

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::flight::Outcome;
 use super::rescue::Rescue;
 use super::*;
 use crate::backend::{Backend, SourceRequest};
@@ -334,6 +335,19 @@ async fn a_full_store_gives_the_answer_back() {
 }
 
 #[tokio::test]
+async fn whoever_cannot_be_served_gets_its_own_answer_back() {
+    let house = House::new(true).await;
+    let spec = house.version();
+    let tasks = Tasks::new(Config { max_downloads: 0, ..Config::default() }, house.tasks.parts_for_tests());
+    let answer = backend().get(&spec.source, None, None).await.unwrap();
+    match tasks.open(spec, RangeWish::Whole, Some(answer)).await.unwrap() {
+        Opened::Origin(answer) => assert_eq!(answer.body.collect().await.unwrap().to_bytes(), content()),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(house.requests(), 1);
+}
+
+#[tokio::test]
 async fn readers_that_leave_end_the_download() {
     let house = House::new(true).await;
     let stream = house.open(house.version(), RangeWish::Whole).await;
@@ -391,7 +405,7 @@ async fn half_stored(house: &House, spec: &TaskSpec) -> (crate::storage::StoredT
 async fn rest(house: &House, spec: &TaskSpec) -> (Vec<u8>, Option<Broken>) {
     let (stored, rescue) = half_stored(house, spec).await;
     let left = ByteRange::new(3 << 20, LENGTH as u64).unwrap();
-    let mut rest = Box::pin(rescue.rest(&stored, left, &Broken::Local("the disk is full".into())).await.unwrap());
+    let mut rest = Box::pin(rescue.rest(&stored, left, true, &Broken::Local("the disk is full".into())).await.unwrap());
     let mut got = Vec::new();
     while let Some(bytes) = rest.next().await {
         match bytes {
@@ -427,6 +441,133 @@ async fn the_rest_is_of_the_same_version_or_not_at_all() {
     let (stored, rescue) = half_stored(&house, &spec).await;
     *house.origin.etag.lock().unwrap() = "\"2\"".into();
     let left = ByteRange::new(9, LENGTH as u64).unwrap();
-    let rest = rescue.rest(&stored, left, &Broken::Local("the disk is full".into())).await;
+    let rest = rescue.rest(&stored, left, true, &Broken::Local("the disk is full".into())).await;
     assert!(matches!(rest.err(), Some(Broken::Changed)));
+}
+
+#[tokio::test]
+async fn the_end_of_a_cold_blob_comes_without_the_whole() {
+    let house = House::new(true).await;
+    let blob = house.blob(&content());
+    let stream = house.open(blob.clone(), RangeWish::Suffix(9)).await;
+    assert_eq!(all(stream).await.unwrap(), content().slice(LENGTH - 9..));
+    let stream = house.open(blob, RangeWish::From(5 << 20)).await;
+    assert_eq!(all(stream).await.unwrap(), content().slice(5 << 20..));
+    // By the first one the length was learned from an answer for everything, which was left.
+    assert!(house.requests() <= 3, "{} requests", house.requests());
+}
+
+#[tokio::test]
+async fn the_rest_of_a_range_of_a_blob_needs_nothing_of_what_is_before() {
+    let house = House::new(true).await;
+    let (stored, rescue) = half_stored(&house, &house.blob(&content())).await;
+    let left = ByteRange::new(5 << 20, LENGTH as u64).unwrap();
+    let rest = rescue.rest(&stored, left, false, &Broken::Local("the disk is full".into())).await.unwrap();
+    let got: Vec<Bytes> = rest.map(Result::unwrap).collect().await;
+    assert!(got.concat() == content()[5 << 20..]);
+}
+
+#[tokio::test]
+async fn pieces_that_contradict_each_other_are_not_kept() {
+    let house = House::new(true).await;
+    let spec = house.version();
+    let (stored, _) = half_stored(&house, &spec).await;
+    drop(stored);
+    let mut driver = house.tasks.driver_for_tests(&spec);
+    driver.stored = house.tasks.parts_for_tests().storage.get(&spec.identity.task_id());
+    assert!(matches!(driver.failed(&download::Failure::Changed), Outcome::Changed));
+    assert!(house.tasks.parts_for_tests().storage.get(&spec.identity.task_id()).is_none());
+}
+
+mod driving {
+    use super::super::acts::fetch;
+    use super::super::download::Event;
+    use super::super::driver::{Done, Driver, Happened, Word};
+    use super::super::flight::Phase;
+    use super::super::source::{self, Chunks, End, Step, Teller};
+    use super::super::transport::DataClient;
+    use super::*;
+    use damselfly_core::{Geometry, PieceDigest};
+
+    fn event(happened: Happened) -> Event {
+        match happened {
+            Happened::Event(event) => event,
+            Happened::News(_) | Happened::Nothing => panic!("no event"),
+        }
+    }
+
+    fn driver(house: &House) -> Driver {
+        house.tasks.driver_for_tests(&house.blob(&content()))
+    }
+
+    #[tokio::test]
+    async fn a_geometry_that_the_scheduler_gives_makes_the_content_file() {
+        let house = House::new(true).await;
+        let mut driver = driver(&house);
+        let geometry = Geometry::of_length(LENGTH as u64).unwrap();
+        let answer = Answer::Parents { offers: Vec::new(), geometry: Some(geometry), proven: true };
+        driver.answered(answer).await.unwrap();
+        assert_eq!(driver.stored.as_ref().unwrap().geometry(), geometry);
+        assert!(matches!(*driver.flight.phase().borrow(), Phase::Ready(_)), "readers may go on");
+    }
+
+    #[tokio::test]
+    async fn a_registration_is_heard_though_the_source_was_opened_meanwhile() {
+        let house = House::new(true).await;
+        let mut driver = driver(&house);
+        driver.act(download::Action::Register { source: SourceWish::Allowed });
+        let round = driver.round;
+        driver.act(download::Action::ReadSource { range: None });
+        let result = Err(SchedulerLost("slowly".into()));
+        let happened = driver.done(Done::Registered { round, result }).await.unwrap();
+        assert_eq!(event(happened), Event::SchedulerLost);
+    }
+
+    #[tokio::test]
+    async fn what_a_stopped_stream_has_brought_is_not_forgotten() {
+        let house = House::new(true).await;
+        let mut driver = driver(&house);
+        let step = Step::Piece(PieceNumber(1), PieceDigest::of(b"x"));
+        let happened = driver.hear_word(Word::Source { run: 7, step }).unwrap();
+        assert_eq!(event(happened), Event::PieceHeld { piece: PieceNumber(1) });
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_is_here_is_not_fetched() {
+        let house = House::new(true).await;
+        let (stored, _) = half_stored(&house, &house.version()).await;
+        let nobody = ([127, 0, 0, 1], 1).into();
+        let fetched = fetch(&DataClient::default(), nobody, &stored, PieceNumber(0), Duration::from_secs(9)).await;
+        assert!(matches!(fetched, Ok(None)), "{fetched:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_leaves_no_hole_where_a_cancelled_fetch_was_still_writing() {
+        let house = House::new(true).await;
+        let (stored, _) = half_stored(&house, &house.version()).await;
+        let piece = stored.geometry().piece_length();
+        let mut driver = driver(&house);
+        let late = stored.claim(PieceNumber(1)).unwrap();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(late);
+        });
+        let body = Full::new(content().slice(piece as usize..)).map_err(|never| match never {}).boxed_unsync();
+        let teller = Teller { run: 1, words: driver.words.0.clone(), flight: Arc::clone(&driver.flight) };
+        let chunks = Chunks::new(body, Duration::from_secs(9));
+        let end = source::copy(chunks, piece, LENGTH as u64, None, &stored, &teller).await;
+        assert!(matches!(end, End::Complete), "{end:?}");
+        assert!(stored.is_complete());
+        driver.words.1.close();
+    }
+
+    #[tokio::test]
+    async fn readers_of_a_driver_that_gave_way_are_told() {
+        let house = House::new(true).await;
+        let driver = driver(&house);
+        let flight = Arc::clone(&driver.flight);
+        drop(driver);
+        assert!(matches!(*flight.phase().borrow(), Phase::Ended(_)), "nobody waits for ever");
+        assert!(flight.sit(RangeWish::Whole).is_none(), "nobody joins it");
+    }
 }
