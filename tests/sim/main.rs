@@ -4,6 +4,7 @@
 //! failed becomes a test with a name.
 
 mod host;
+mod named;
 mod net;
 mod world;
 

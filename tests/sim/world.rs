@@ -163,6 +163,13 @@ impl World {
         world
     }
 
+    /// Makes a host come at this time, and want this.
+    pub(crate) fn wants(&mut self, host: usize, want: Want, at: Duration) {
+        self.hosts[host].want = want;
+        self.queue.retain(|_, planned| !matches!(planned, Happening::Begin { host: planned } if *planned == host));
+        self.at(at, Happening::Begin { host });
+    }
+
     /// Plans a fault.
     pub(crate) fn fault(&mut self, at: Duration, fault: Fault) {
         self.at(at, Happening::Fault(fault));
