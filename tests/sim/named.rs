@@ -22,14 +22,13 @@ fn copies(world: &mut World) -> (f64, Outcome) {
 /// again at the end of a piece or two, instead of reading the whole.
 #[test]
 fn a_scheduler_that_restarts_while_all_wait_calls_the_herd_back_from_the_origin() {
-    for seed in 1..=4 {
+    for seed in 1..=2 {
         let _seed = Seed(seed);
-        let plan = Plan { origin: LINK / 4.0, ..plan(seed, 50, 256) };
+        let plan = Plan { origin: LINK / 4.0, ..plan(seed, 50, 128) };
         let mut world = World::new(plan);
         world.fault(Duration::from_millis(90), Fault::RestartScheduler { time: Duration::from_secs(3) });
         let (copies, _) = copies(&mut world);
-        // Two pieces for each of the herd, and another copy.
-        assert!(copies <= 2.0 + 50.0 * 2.0 / 256.0, "the origin sent {copies} copies");
+        assert!(copies <= 1.05 + 50.0 * 1.5 / 128.0, "the origin sent {copies} copies");
     }
 }
 
@@ -37,12 +36,12 @@ fn a_scheduler_that_restarts_while_all_wait_calls_the_herd_back_from_the_origin(
 /// them.
 #[test]
 fn a_scheduler_that_answers_late_calls_the_herd_back_from_the_origin() {
-    for seed in 1..=4 {
+    for seed in 1..=2 {
         let _seed = Seed(seed);
-        let mut world = World::new(Plan { origin: LINK / 4.0, ..plan(seed, 50, 256) });
+        let mut world = World::new(Plan { origin: LINK / 4.0, ..plan(seed, 50, 128) });
         world.fault(Duration::ZERO, Fault::Delay { by: Duration::from_secs(4), time: Duration::from_secs(3) });
         let (copies, _) = copies(&mut world);
-        assert!(copies <= 2.0 + 50.0 * 2.0 / 256.0, "the origin sent {copies} copies");
+        assert!(copies <= 1.05 + 50.0 * 1.5 / 128.0, "the origin sent {copies} copies");
     }
 }
 

@@ -170,7 +170,7 @@ pub enum Answer {
     Wait,
     /// The content has no bytes.
     Empty,
-    /// Take pieces from these. Replaces the parents offered before.
+    /// Take pieces from these. Replaces the parents offered before, and ends a grant of the source.
     Parents {
         /// The parents, best first.
         offers: Vec<Offer>,

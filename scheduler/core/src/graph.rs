@@ -148,6 +148,7 @@ impl Core {
         }
         if is_lost {
             self.note_lost(&task_id);
+            self.unsettled.dry.insert(task_id);
         }
     }
 
@@ -245,6 +246,7 @@ impl Core {
                 self.forget_task(&state.task);
             } else if state.place.is_some() {
                 self.note_lost(&state.task);
+                self.unsettled.dry.insert(state.task);
             }
         }
     }

@@ -58,6 +58,8 @@ pub(crate) struct Unsettled {
     pub(crate) freed: BTreeSet<TaskId>,
     /// Tasks in which somebody waits and nobody feeds them any more, or a holder was lost.
     pub(crate) shaken: BTreeSet<TaskId>,
+    /// Tasks that lost who fed them, or a holder: those who have parents may soon find nothing new there.
+    pub(crate) dry: BTreeSet<TaskId>,
 }
 
 impl Core {

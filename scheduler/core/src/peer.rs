@@ -11,8 +11,9 @@ use crate::pieces::Pieces;
 
 /// A host's part in one task.
 ///
-/// **It waits, is served by parents, or reads the source: never two of them.** Once its conversation is over it does
-/// none of them and is only a holder.
+/// **It waits, is served by parents, or reads the source: never two of them**, save that one that reads the source
+/// without the lease may wait for parents meanwhile. Once its conversation is over it does none of them and is only a
+/// holder.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) task: TaskId,

@@ -34,6 +34,15 @@ impl Pieces {
         true
     }
 
+    /// Adds all pieces of another set.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        if other.words.len() > self.words.len() {
+            self.words.resize(other.words.len(), 0);
+        }
+        self.words.iter_mut().zip(&other.words).for_each(|(word, other)| *word |= other);
+        self.held = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
     /// Takes a piece out; says whether it was in.
     pub(crate) fn remove(&mut self, piece: PieceNumber) -> bool {
         if !self.contains(piece) {
@@ -74,6 +83,11 @@ mod tests {
         assert!(!pieces.insert(PieceNumber(MAX_PIECES)));
         assert_eq!(pieces.len(), 4);
         assert!(pieces.remove(PieceNumber(64)) && !pieces.remove(PieceNumber(64)) && !pieces.remove(PieceNumber(999)));
+        let mut more = Pieces::default();
+        more.insert(PieceNumber(5));
+        more.extend(&pieces);
+        assert_eq!(more.len(), 4);
+        assert!(more.contains(PieceNumber(5)) && more.contains(PieceNumber(200)));
         pieces.truncate(63);
         assert_eq!(pieces.len(), 1);
         assert!(pieces.contains(PieceNumber(0)) && !pieces.contains(PieceNumber(63)));

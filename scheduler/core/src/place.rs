@@ -41,6 +41,8 @@ impl Core {
                 self.serve_waiting(now, &task);
             } else if let Some(task) = self.unsettled.shaken.pop_first() {
                 self.feed(now, &task);
+            } else if let Some(task) = self.unsettled.dry.pop_first() {
+                self.feed_the_dry(now, &task);
             } else {
                 return;
             }
@@ -160,8 +162,9 @@ impl Core {
         Some((Reverse(me.map_or(0, |me| nearness(me, info))), stuck, load, peer.children.len(), peer.tie))
     }
 
-    /// Gives a peer these parents beside those it has.
+    /// Gives a peer these parents beside those it has. If it reads the source it leaves that for them.
     pub(crate) fn offer(&mut self, now: Moment, peer: &PeerId, offers: Vec<PeerId>) {
+        self.release_source(peer);
         self.leave_queue(peer);
         for parent in &offers {
             self.link(parent, peer);

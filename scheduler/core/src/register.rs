@@ -62,7 +62,6 @@ impl Core {
         let wish = state.wish;
         let stranger = state.stranger;
         let leased = task.lease.as_ref().is_some_and(|lease| lease.peer == *peer);
-        let others_progress = task.lease.as_ref().is_some_and(|lease| lease.progressed && lease.peer != *peer);
         let triggered = task.seed.as_ref().is_some_and(|seed| seed.host == state.host);
         let task_id = state.task;
         if triggered {
@@ -73,7 +72,7 @@ impl Core {
         match wish {
             SourceWish::Forbidden => self.release_source(peer),
             _ if leased || stranger => return self.grant(now, peer),
-            SourceWish::Wanted if !others_progress => return self.grant(now, peer),
+            SourceWish::Wanted if self.may_grant_beside(&task_id) => return self.grant(now, peer),
             // It was sent to the source without the lease in its former conversation, and may have to wait in this.
             _ => self.release_source(peer),
         }

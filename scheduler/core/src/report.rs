@@ -142,12 +142,24 @@ impl Core {
             return self.last_answer(now, peer);
         }
         if state.sourcing.is_some() {
-            return;
+            return self.source_unneeded(now, peer);
         }
         if state.parents.is_empty() {
             return self.place(now, peer);
         }
         self.offer_others(now, peer);
+    }
+
+    /// One that reads the source asks for parents: it has nothing more to read there. The lease goes to somebody who has.
+    fn source_unneeded(&mut self, now: Moment, peer: &PeerId) {
+        if !self.has_lease(peer) {
+            return;
+        }
+        self.release_source(peer);
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.source_spent = true;
+        }
+        self.place(now, peer);
     }
 
     /// A peer with parents that it does not call failed wants others.

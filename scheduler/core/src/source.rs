@@ -1,8 +1,13 @@
 //! Who may read the source: one lease per task, and seeds before normal peers.
 //!
-//! A lease lives while its holder gets on (source opened, pieces read). It passes on when the holder leaves, fails or
-//! falls silent. A peer that cannot wait ([`SourceWish::Wanted`]) may read the source beside a lease that has brought
-//! nothing yet, and is the first to inherit it.
+//! A lease lives while its holder gets on (source opened, pieces read). It passes on at once when the holder leaves,
+//! fails, falls silent or has no more to read; to somebody who reads the source already, else to somebody who waits,
+//! else, if the holders together lack something, to whoever has most.
+//!
+//! A peer that cannot wait ([`SourceWish::Wanted`]) may read the source beside a lease that has brought nothing yet; a
+//! few may, and the first of them that gets on takes the lease over. **While the lease gets on, whoever reads the source
+//! beside it waits for parents**, so that a herd that came while there was no scheduler, or a slow one, is called back.
+//! A lease that gets on slowly is no reason to ask the origin more than once: another reader would only share its rate.
 
 use std::time::Duration;
 
@@ -10,6 +15,8 @@ use damselfly_core::swarm::{Answer, SourceWish};
 use damselfly_core::{HostId, Moment, PeerId, TaskId};
 
 use crate::machine::{Core, Wake};
+use crate::peer::Peer;
+use crate::pieces::Pieces;
 use crate::place::Choice;
 use crate::task::{Lease, PendingSeed, Task};
 use crate::{Fact, Output};
@@ -36,6 +43,7 @@ impl Core {
         self.leave_queue(peer);
         let Some(state) = self.peers.get_mut(peer) else { return };
         state.sourcing = Some(now);
+        state.source_spent = false;
         let (task, extended) = (state.task, state.extended);
         let Some(state) = self.tasks.get_mut(&task) else { return };
         state.sourcing.insert(peer.clone());
@@ -49,11 +57,38 @@ impl Core {
         }
     }
 
+    /// Whether one more may read the source beside a lease that has brought nothing yet.
+    pub(crate) fn may_grant_beside(&self, task: &TaskId) -> bool {
+        self.tasks.get(task).is_some_and(|task| {
+            let crowd = u32::try_from(task.waiting.len() + task.sourcing.len()).unwrap_or(u32::MAX);
+            let beside = task.sourcing.len().saturating_sub(usize::from(task.lease.is_some()));
+            match &task.lease {
+                Some(lease) => !lease.progressed && beside <= crowd.max(1).ilog2() as usize,
+                None => true,
+            }
+        })
+    }
+
     fn lease_to(&mut self, now: Moment, task: &TaskId, peer: &PeerId, progressed: bool) {
+        self.leave_queue(peer);
         let Some(state) = self.tasks.get_mut(task) else { return };
         let due = now + lease_span(self.config.lease_time, self.config.slow_source, state);
         state.lease = Some(Lease { peer: peer.clone(), progressed, due });
         self.wake_at(due, Wake::Lease(*task));
+        if progressed {
+            self.call_back(task);
+        }
+    }
+
+    /// The lease gets on: whoever reads the source beside it waits for parents.
+    fn call_back(&mut self, task: &TaskId) {
+        let Some(state) = self.tasks.get(task) else { return };
+        let Some(holder) = state.lease.as_ref().map(|lease| &lease.peer) else { return };
+        let extended = |peer: &&PeerId| self.peers.get(*peer).is_some_and(|peer| peer.extended);
+        for peer in state.sourcing.iter().filter(|peer| *peer != holder).filter(extended).cloned().collect::<Vec<_>>() {
+            self.join_queue(&peer);
+        }
+        self.note_freed(task);
     }
 
     pub(crate) fn has_lease(&self, peer: &PeerId) -> bool {
@@ -64,11 +99,12 @@ impl Core {
     /// A peer got on with the source.
     pub(crate) fn source_heard(&mut self, now: Moment, peer: &PeerId) {
         let Some(state) = self.peers.get_mut(peer) else { return };
-        if state.source_spent && state.sourcing.is_none() {
-            // It was thought to be silent and was only slow.
-            return self.source_entered(now, peer);
-        }
         if state.sourcing.is_none() {
+            if state.parents.is_empty() {
+                // It was thought to be silent and was only slow, or its conversation is a new one.
+                self.source_entered(now, peer);
+            }
+            // Else it has parents by now, and is about to leave the source.
             return;
         }
         state.sourcing = Some(now);
@@ -76,13 +112,22 @@ impl Core {
         let Some(state) = self.tasks.get_mut(&task) else { return };
         state.seeds_tried.clear();
         match &mut state.lease {
-            Some(lease) => lease.progressed |= lease.peer == *peer,
+            Some(lease) if lease.progressed => {}
+            Some(lease) if lease.peer == *peer => {
+                lease.progressed = true;
+                self.call_back(&task);
+            }
+            Some(lease) => {
+                let due = lease.due;
+                self.cancel_wake(due, Wake::Lease(task));
+                self.lease_to(now, &task, peer, true);
+            }
             None => self.lease_to(now, &task, peer, true),
         }
     }
 
     /// A peer reads from the source. One that went there without being sent, since nobody answered it in time, gets the
-    /// lease if that is free.
+    /// lease if that is free or has brought nothing yet; else it waits for parents meanwhile.
     pub(crate) fn source_entered(&mut self, now: Moment, peer: &PeerId) {
         let Some(state) = self.peers.get_mut(peer) else { return };
         if !state.open || !state.parents.is_empty() {
@@ -99,6 +144,9 @@ impl Core {
         self.source_heard(now, peer);
         if !extended {
             self.proofs_may_have_ended(&task);
+        } else if !self.has_lease(peer) {
+            self.join_queue(peer);
+            self.note_freed(&task);
         }
     }
 
@@ -112,6 +160,7 @@ impl Core {
         if let Some(lease) = state.lease.take_if(|lease| lease.peer == *peer) {
             self.cancel_wake(lease.due, Wake::Lease(task));
             self.unsettled.shaken.insert(task);
+            self.unsettled.dry.insert(task);
         }
     }
 
@@ -166,6 +215,29 @@ impl Core {
             if self.tasks.get(task).is_none_or(Task::is_fed) {
                 return;
             }
+        }
+    }
+
+    /// Nobody waits, and nobody feeds the task: if the holders together lack something, whoever has most is sent to the
+    /// source. It may turn out to want no more; then it says so, and the next is sent.
+    pub(crate) fn feed_the_dry(&mut self, now: Moment, task: &TaskId) {
+        let Some(state) = self.tasks.get(task).filter(|task| !task.is_fed() && task.open > 0) else { return };
+        let Some(count) = state.geometry.map(|geometry| geometry.count()) else { return };
+        let mut all = Pieces::default();
+        for holder in state.peers.iter().filter_map(|id| self.peers.get(id)).filter(|peer| peer.place.is_some()) {
+            all.extend(&holder.pieces);
+            if all.len() >= count {
+                return;
+            }
+        }
+        let may = |peer: &&Peer| {
+            let lacks = peer.pieces.len() < count && !peer.stranger;
+            lacks && peer.open && peer.extended && peer.wish != SourceWish::Forbidden && !peer.source_spent
+        };
+        let able = state.peers.iter().filter_map(|id| self.peers.get(id).filter(may).map(|peer| (peer, id)));
+        if let Some((_, most)) = able.max_by_key(|(peer, _)| peer.pieces.len()) {
+            let most = most.clone();
+            self.grant(now, &most);
         }
     }
 

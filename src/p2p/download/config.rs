@@ -21,6 +21,8 @@ pub struct Config {
     pub scheduler_grace: Duration,
     /// How long a reader waits for its first byte while the scheduler says "wait".
     pub first_byte_budget: Duration,
+    /// How many more such times it waits while the scheduler says, to its wish for the source, that somebody gets on.
+    pub confirmed_waits: u32,
     /// How long the scheduler may take to grant the source after that, before it is asked anyway.
     pub wanted_grace: Duration,
     /// How long after the scheduler was lost the source is asked, when no parent is of use.
@@ -59,6 +61,7 @@ impl Default for Config {
             urgent_interval: Duration::from_millis(500),
             scheduler_grace: Duration::from_secs(1),
             first_byte_budget: Duration::from_secs(10),
+            confirmed_waits: 5,
             wanted_grace: Duration::from_secs(1),
             lost_grace: Duration::from_millis(500),
             jitter: Duration::from_secs(2),

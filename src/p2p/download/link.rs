@@ -2,6 +2,10 @@
 //!
 //! The ladder: parents, other parents (reschedule), the source with the scheduler's grant (register again and say that
 //! it is wanted), the source without, failure. Every step waits only so long, and every number of steps is bounded.
+//!
+//! A scheduler that answers the wish for the source with "wait" confirms that somebody gets on with it. That is worth
+//! another wait: a slow source is slower still if everybody reads it. It is asked again after each wait, and not believed
+//! for ever ([`Config::confirmed_waits`]).
 
 use std::time::Duration;
 
@@ -59,6 +63,8 @@ pub(super) struct Link {
     pub(super) phase: Phase,
     /// Registered with the wish for the source.
     pub(super) wanted: bool,
+    /// How often it answered the wish for the source with "wait" since the last progress.
+    confirmed: u32,
     /// Lost since it last answered.
     after_loss: bool,
     /// The geometry that an opened source gave was reported in this conversation.
@@ -76,7 +82,17 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(scheduler: bool, jitter: Duration) -> Self {
         let phase = if scheduler { Phase::Asked } else { Phase::None };
-        Self { phase, wanted: false, after_loss: false, opened: false, reschedules: 0, losses: 0, again: None, jitter }
+        Self {
+            phase,
+            wanted: false,
+            confirmed: 0,
+            after_loss: false,
+            opened: false,
+            reschedules: 0,
+            losses: 0,
+            again: None,
+            jitter,
+        }
     }
 
     /// Whether there is somebody to report to.
@@ -92,6 +108,7 @@ impl Link {
     }
 
     pub(super) fn answered(&mut self, phase: Phase) {
+        self.confirmed += u32::from(self.wanted && self.phase == Phase::Asked && phase == Phase::Waiting);
         self.phase = phase;
         self.wanted &= phase == Phase::Waiting;
         self.after_loss = false;
@@ -118,6 +135,7 @@ impl Link {
 
     pub(super) fn progress(&mut self) {
         self.reschedules = 0;
+        self.confirmed = 0;
     }
 
     /// The next resort, and how long nothing must have come from anyone before it is taken.
@@ -132,7 +150,8 @@ impl Link {
             Phase::Lost | Phase::Asked | Phase::Waiting | Phase::Granted if !usable => (last, without_source),
             // What the source may bring is asked of it at once; what is left can only come from parents.
             Phase::Granted | Phase::Asked | Phase::Waiting if source_permitted => (Resort::Reschedule, config.patience),
-            Phase::Asked | Phase::Waiting if self.wanted => (last, config.wanted_grace),
+            Phase::Asked if self.wanted => (last, config.wanted_grace),
+            Phase::Waiting if self.wanted && self.confirmed > config.confirmed_waits => (last, config.wanted_grace),
             Phase::Asked => (last, config.scheduler_grace),
             Phase::Waiting => (Resort::Want, config.first_byte_budget + self.jitter),
             Phase::Served if self.reschedules < config.reschedules && parents => (Resort::Reschedule, config.patience),

@@ -144,7 +144,8 @@ impl Download {
     fn answer(&mut self, now: Moment, answer: Answer) {
         match answer {
             Answer::Wait => {
-                if !self.parents.any_useful() && self.link.phase != Phase::Granted {
+                let wanted = self.link.wanted && self.link.phase == Phase::Asked;
+                if (wanted || !self.parents.any_useful()) && self.link.phase != Phase::Granted {
                     self.link.answered(Phase::Waiting);
                     self.quiet = now;
                 }
@@ -172,9 +173,9 @@ impl Download {
 
     fn offered(&mut self, now: Moment, offers: Vec<Offer>, geometry: Option<Geometry>, proven: bool) {
         self.quiet = now;
-        let granted = self.link.phase == Phase::Granted && self.source.is_usable();
-        self.link.answered(if granted { Phase::Granted } else { Phase::Served });
-        self.source.permitted &= granted || self.alone;
+        self.link.answered(Phase::Served);
+        // Parents are not offered to whom others depend on for the source: an earlier grant is over.
+        self.source.permitted &= self.alone;
         if geometry.is_some_and(|geometry| !self.agree(geometry)) || self.alone {
             offers.iter().for_each(|offer| self.parents.refuse(&offer.peer));
             return;

@@ -14,6 +14,10 @@
 //!   stream goes on behind the bytes that are there already; on anything else that touches the piece it is dropped.
 //! - Actions are done in the order in which they are polled.
 //!
+//! The source is read with the scheduler's grant, which holds until parents are offered; or without it, when the
+//! scheduler is silent or lost, or confirms too often that one should wait. Parents that come then end that, too, at
+//! the end of a piece. The scheduler sees to it that who is offered parents is not who the others depend on.
+//!
 //! **A piece has one producer at a time. A piece is held only once its bytes were compared with whatever is known of
 //! them. Unless it has ended, the machine is always fetching, or waiting with a deadline.**
 

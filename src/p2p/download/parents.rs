@@ -127,6 +127,11 @@ impl Parents {
         self.followed.values().any(|parent| !parent.retired)
     }
 
+    /// Whether there is one that is known to have something.
+    pub(super) fn any_holder(&self) -> bool {
+        self.followed.values().any(|parent| !parent.retired && !parent.has.is_empty())
+    }
+
     /// Whether some parent may be asked for one more piece.
     pub(super) fn any_free(&self) -> bool {
         self.followed.values().any(Parent::is_free)

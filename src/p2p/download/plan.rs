@@ -152,7 +152,9 @@ impl Download {
     }
 
     /// Leaves the source stream before its next piece if a parent can give that one, or nobody wants it any more; and
-    /// the answer that was under way as soon as parents serve.
+    /// the answer that was under way as soon as parents serve. A stream that is read without a grant gives way to
+    /// parents that have anything at all, even less than is here: what they will have comes from the one who was granted
+    /// the source, and a herd of equals would otherwise read on side by side.
     fn leave_source(&mut self) {
         if self.source.under_way && !self.source.is_reading() && !self.source.permitted && self.parents.any_useful() {
             self.source.under_way = false;
@@ -161,7 +163,8 @@ impl Download {
         let Stage::Reading { run: Some(run), .. } = &self.source.stage else { return };
         let next = PieceNumber(run.start);
         let unwanted = (run.start..run.end).all(|number| !self.wanted.contains(PieceNumber(number)));
-        let superfluous = !self.wanted.contains(next) || self.parents_can_give(next);
+        let called_back = !self.source.permitted && self.parents.any_holder();
+        let superfluous = called_back || !self.wanted.contains(next) || self.parents_can_give(next);
         let at_boundary = self.source.at_boundary;
         if !run.is_empty() && (unwanted || (superfluous && at_boundary)) {
             self.source.stage = Stage::Idle;

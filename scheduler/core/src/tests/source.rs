@@ -205,3 +205,79 @@ fn a_reader_of_the_source_that_serves_wrong_bytes_loses_its_children_and_goes_on
     assert!(world.facts.contains(&Fact::IsolatedForTask));
     assert_eq!(world.core.counts().sourcing, 1, "a goes on reading for itself");
 }
+
+#[test]
+fn who_reads_the_source_beside_a_lease_that_gets_on_is_offered_parents_and_leaves() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    for name in ["a", "b", "c"] {
+        world.register(name);
+    }
+    world.opened("a");
+    assert_eq!(world.opened("b"), [], "it was not sent there");
+    assert_eq!(world.core.counts().sourcing, 2);
+    let answers = world.piece("a", 0, None);
+    assert!(answers.contains(&told("b", parents(&["a"]))), "{answers:?}");
+    assert_eq!(world.core.counts().sourcing, 1, "b is taken to leave the source for them");
+    world.piece("b", 0, None);
+    assert_eq!(world.core.counts().sourcing, 1, "what it was in the middle of changes nothing");
+}
+
+#[test]
+fn of_those_who_read_the_source_the_first_to_get_on_has_the_lease() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.register("a");
+    assert_eq!(world.register_as("b", SourceWish::Wanted, true), [told("b", Told::Source)]);
+    world.opened("b");
+    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")));
+    assert_eq!(world.register_as("c", SourceWish::Wanted, true), [told("c", Told::Wait)]);
+    let answers = world.piece("b", 0, None);
+    assert!(answers.contains(&told("a", parents(&["b"]))), "a came first and is called back: {answers:?}");
+}
+
+#[test]
+fn a_few_may_read_the_source_beside_a_lease_that_brings_nothing() {
+    let names: Vec<String> = (0..40).map(|number| format!("h{number}")).collect();
+    let mut world = World::with_hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    names.iter().for_each(|name| drop(world.register(name)));
+    for name in &names[1..] {
+        world.register_as(name, SourceWish::Wanted, true);
+    }
+    assert_eq!(world.core.counts().sourcing, 1 + 1 + 5, "one more than the crowd's logarithm beside the holder");
+}
+
+#[test]
+fn a_holder_of_the_lease_that_is_done_with_a_part_passes_it_on_at_once() {
+    type Leave = fn(&mut World) -> Vec<(String, Told)>;
+    let ways: [(&str, Leave); 3] = [
+        ("finished", |world| world.report("a", Report::Finished)),
+        ("nothing more to read", |world| world.reschedule("a", &[])),
+        ("gone", |world| world.event(Event::PeerGone(peer("a")))),
+    ];
+    for (why, leave) in ways {
+        let mut world = World::with_hosts(&["a", "b", "c"]);
+        world.register("a");
+        world.opened("a");
+        world.piece("a", 0, None);
+        world.piece("a", 1, None);
+        world.register("b");
+        world.register("c");
+        world.piece("b", 0, Some("a"));
+        let answers = leave(&mut world);
+        assert!(
+            answers.contains(&told("b", Told::Source)),
+            "{why}: b, which has most, though nobody waits: {answers:?}"
+        );
+        assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")), "{why}");
+    }
+}
+
+#[test]
+fn nobody_is_sent_to_the_source_for_what_the_holders_have_together() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.holds("b", 4..8);
+    world.register("c");
+    world.holds("a", 0..4);
+    assert_eq!(world.reschedule("c", &[]).len(), 2, "the other one, too");
+    let answers = world.event(Event::HostLeft(host("b")));
+    assert!(answers.contains(&told("c", Told::Source)), "half of it is gone: {answers:?}");
+}

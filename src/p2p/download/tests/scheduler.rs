@@ -46,8 +46,39 @@ fn one_who_is_told_to_wait_wants_the_source_after_the_first_byte_budget_and_ente
     let mut bench = Bench::whole(2);
     bench.answer(Answer::Wait);
     assert_eq!(bench.wait(), (secs(10), vec![WANT]));
-    assert_eq!(bench.answer(Answer::Wait), []);
     assert_eq!(bench.wait(), (secs(1), vec![read(0, 2)]));
+}
+
+#[test]
+fn a_scheduler_that_says_that_somebody_gets_on_with_the_source_is_believed_some_times() {
+    for with_parents in [false, true] {
+        let mut bench = Bench::whole(2);
+        bench.answer(Answer::Wait);
+        assert_eq!(bench.wait(), (secs(10), vec![WANT]));
+        for _ in 0..Config::default().confirmed_waits {
+            assert_eq!(bench.answer(Answer::Wait), []);
+            assert_eq!(bench.wait(), (secs(10), vec![WANT]));
+        }
+        if with_parents {
+            // Whatever they announced, they have not brought anything.
+            bench.parents(&["a"], false);
+            for _ in 0..Config::default().reschedules {
+                assert_eq!(bench.wait().1, [reschedule(&[])]);
+            }
+            assert_eq!(bench.wait().1, [WANT]);
+        }
+        assert_eq!(bench.answer(Answer::Wait), []);
+        assert_eq!(bench.wait(), (secs(1), vec![read(0, 2)]));
+    }
+}
+
+#[test]
+fn one_who_has_idle_parents_and_wants_the_source_waits_too_while_somebody_gets_on() {
+    let mut bench = Bench::whole(2);
+    bench.parents(&["a"], false);
+    while bench.wait().1 != [WANT] {}
+    assert_eq!(bench.answer(Answer::Wait), []);
+    assert_eq!(bench.wait(), (secs(10), vec![WANT]));
 }
 
 #[test]

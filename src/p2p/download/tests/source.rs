@@ -153,7 +153,21 @@ fn the_stream_gives_way_at_a_pieces_end_to_a_parent_that_has_the_next() {
     bench.tell(Event::SourceProgress { bytes: 1 });
     assert_eq!(bench.has("a", 2), [], "the piece has a producer, and the stream is in the middle of one");
     let actions = bench.sourced(1);
-    assert_eq!(actions, [finished(1, None), Action::StopSource, fetch("a", 2), read(3, 4)]);
+    assert_eq!(actions, [finished(1, None), Action::StopSource, fetch("a", 2)], "and the grant is over");
+}
+
+#[test]
+fn a_herd_of_equals_gives_way_to_parents_that_have_less() {
+    let mut bench = Bench::whole(4);
+    assert_eq!(bench.wait().1, [read(0, 4)], "the scheduler was silent");
+    bench.tell(Event::SourceOpened { geometry: geometry(4) });
+    bench.sourced(0);
+    bench.parents(&["a"], false);
+    bench.tell(Event::SourceProgress { bytes: 1 });
+    assert_eq!(bench.has("a", 0), [], "in the middle of a piece");
+    assert_eq!(bench.sourced(1), [finished(1, None), Action::StopSource]);
+    assert_eq!(bench.has("a", 1), []);
+    assert_eq!(bench.has("a", 2), [fetch("a", 2)]);
 }
 
 #[test]
