@@ -26,7 +26,8 @@ impl Driver {
             Action::Report(report) => self.report(report),
             Action::Follow(offer) => self.follow(offer),
             Action::Unfollow(parent) => {
-                if let Some(work) = self.follows.remove(&parent) {
+                self.data.remove(&parent);
+                if let Some((_, work)) = self.follows.remove(&parent) {
                     work.abort();
                 }
             }
@@ -95,24 +96,26 @@ impl Driver {
         let (pieces, host, id) = (self.shared.parts.pieces.clone(), self.shared.parts.host.id.clone(), self.flight.id);
         let words = self.words.0.clone();
         let name = parent.clone();
+        self.turns += 1;
+        let turn = self.turns;
         let work = self.start(async move {
             let mut said = match pieces.follow(offer.rpc, &host, &id).await {
                 Ok(said) => said,
                 Err(error) => {
                     debug!(parent = %name, %error, "a parent cannot be followed");
-                    return Done::Unfollowed { parent: name, clean: false };
+                    return Done::Unfollowed { parent: name, turn, clean: false };
                 }
             };
             while let Some(next) = said.next().await {
-                let Ok(has) = next else { return Done::Unfollowed { parent: name, clean: false } };
+                let Ok(has) = next else { return Done::Unfollowed { parent: name, turn, clean: false } };
                 let word = Word::Has { parent: name.clone(), piece: has.number, data: has.data_addr };
                 if words.send(word).await.is_err() {
                     break;
                 }
             }
-            Done::Unfollowed { parent: name, clean: true }
+            Done::Unfollowed { parent: name, turn, clean: true }
         });
-        if let Some(before) = self.follows.insert(parent, work) {
+        if let Some((_, before)) = self.follows.insert(parent, (turn, work)) {
             before.abort();
         }
     }

@@ -56,6 +56,7 @@ pub(crate) enum Done {
     },
     Unfollowed {
         parent: PeerId,
+        turn: u64,
         clean: bool,
     },
     Verified(std::io::Result<bool>),
@@ -89,7 +90,9 @@ pub(crate) struct Driver {
     pub(super) asked: Option<ByteRange>,
     /// The piece that a source stream broke off in, for the next one to go on with.
     pub(super) begun: Option<PieceWriter>,
-    pub(super) follows: HashMap<PeerId, AbortHandle>,
+    /// Whom it follows, with the turn at which that began: a parent may be left and followed again.
+    pub(super) follows: HashMap<PeerId, (u64, AbortHandle)>,
+    pub(super) turns: u64,
     pub(super) data: HashMap<PeerId, SocketAddr>,
     pub(super) fetches: HashMap<(PeerId, PieceNumber), AbortHandle>,
     pub(super) arrived: BTreeMap<PieceNumber, PieceWriter>,
@@ -123,6 +126,7 @@ impl Driver {
             asked: None,
             begun: None,
             follows: HashMap::new(),
+            turns: 0,
             data: HashMap::new(),
             fetches: HashMap::new(),
             arrived: BTreeMap::new(),
@@ -339,7 +343,10 @@ impl Driver {
             Done::SourceOpened { run, result } if Some(run) == self.source_run() => self.source_opened(result).await?,
             Done::Nothing | Done::Registered { .. } | Done::SourceOpened { .. } => Happened::Nothing,
             Done::Fetched { parent, piece, result } => self.fetched(parent, piece, result)?,
-            Done::Unfollowed { parent, clean } => {
+            Done::Unfollowed { parent, turn, .. } if self.follows.get(&parent).is_none_or(|(now, _)| *now != turn) => {
+                Happened::Nothing
+            }
+            Done::Unfollowed { parent, clean, .. } => {
                 self.follows.remove(&parent);
                 // A parent that has said everything that it has is still a parent.
                 if clean { Happened::Nothing } else { Happened::Event(Event::ParentGone { parent }) }

@@ -562,6 +562,21 @@ mod driving {
     }
 
     #[tokio::test]
+    async fn the_end_of_a_follow_that_was_given_up_says_nothing_of_the_next() {
+        let house = House::new(true).await;
+        let mut driver = driver(&house);
+        let (parent, rpc) = (damselfly_core::PeerId::from("parent"), ([127, 0, 0, 1], 1).into());
+        let offer = damselfly_core::swarm::Offer { peer: parent.clone(), host: "host".into(), rpc };
+        driver.act(download::Action::Follow(offer.clone()));
+        driver.act(download::Action::Unfollow(parent.clone()));
+        driver.act(download::Action::Follow(offer));
+        let late = Done::Unfollowed { parent: parent.clone(), turn: 1, clean: false };
+        assert!(matches!(driver.done(late).await.unwrap(), Happened::Nothing));
+        let now = Done::Unfollowed { parent: parent.clone(), turn: 2, clean: false };
+        assert_eq!(event(driver.done(now).await.unwrap()), Event::ParentGone { parent });
+    }
+
+    #[tokio::test]
     async fn readers_of_a_driver_that_gave_way_are_told() {
         let house = House::new(true).await;
         let driver = driver(&house);
