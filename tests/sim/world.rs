@@ -39,6 +39,10 @@ pub(crate) struct Plan {
     pub delay: Duration,
     /// How many hosts want something else than to read everything, in a hundred.
     pub odd: u32,
+    /// How many hosts do not know the length before somebody tells them (a blob, a bare digest), in a hundred.
+    pub blind: u32,
+    /// How many hosts come with an answer of the origin that is already under way, in a hundred.
+    pub under_way: u32,
 }
 
 /// What goes wrong.
@@ -312,6 +316,8 @@ impl World {
             return;
         }
         let seed = self.rng.u64(..);
+        let blind = self.rng.u32(..100) < self.plan.blind;
+        let source_under_way = self.rng.u32(..100) < self.plan.under_way;
         let now = self.moment();
         let geometry = self.plan.geometry;
         let host = &mut self.hosts[index];
@@ -323,10 +329,11 @@ impl World {
         have.extend(geometry.pieces().filter(|piece| host.have[piece.index()].is_some()));
         let setup = download::Setup {
             config: download::Config::default(),
-            geometry: Some(geometry),
+            // What is on disk says how long it is.
+            geometry: (!blind || !have.is_empty()).then_some(geometry),
             have,
             source: SourceWish::Allowed,
-            source_under_way: false,
+            source_under_way,
             scheduler: true,
             seed,
         };

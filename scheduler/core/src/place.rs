@@ -228,8 +228,10 @@ impl Core {
     }
 
     fn has_spare_slots(&self, peer: &PeerId) -> bool {
-        let host = self.peers.get(peer).and_then(|peer| self.hosts.get(&peer.host));
-        host.is_some_and(|host| host.info.as_ref().is_some_and(|info| host.children + 1 < info.upload_slots))
+        let Some(peer) = self.peers.get(peer) else { return false };
+        let info = self.hosts.get(&peer.host).and_then(|host| host.info.as_ref().map(|info| (host.children, info)));
+        info.is_some_and(|(children, info)| children + 1 < info.upload_slots)
+            && peer.children.len() + 1 < self.config.children_per_task
     }
 }
 

@@ -52,7 +52,7 @@ impl World {
             task: Self::task(),
             peer: self.hosts[index].peer.clone(),
             origin: Self::origin_of(),
-            geometry: Some(self.plan.geometry),
+            geometry: self.hosts[index].machine.as_ref().and_then(download::Download::geometry),
             held: self.held(index),
             source,
             extended: true,

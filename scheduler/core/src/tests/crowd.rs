@@ -26,7 +26,7 @@ fn drain(core: &mut Core, parents: &mut BTreeMap<PeerId, Vec<PeerId>>, source: &
 
 #[test]
 fn first_copies_multiply_and_the_source_is_asked_once() {
-    let mut core = Core::new(Config::default(), 3);
+    let mut core = Core::new(Config { children_per_task: 3, ..Config::default() }, 3);
     let (mut parents, mut source) = (BTreeMap::new(), Vec::new());
     let mut now = Moment::START;
     for number in 0..CROWD {

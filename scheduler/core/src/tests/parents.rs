@@ -230,3 +230,14 @@ fn what_a_host_dropped_is_not_offered() {
     world.holds("a", []);
     assert_eq!(world.register("b"), [told("b", Told::Source)]);
 }
+
+#[test]
+fn a_host_serves_few_children_in_one_task_and_more_in_others() {
+    let mut world = World::new(Config::default());
+    ["a", "b", "c", "d"].into_iter().for_each(|name| drop(world.announce(host_info(name))));
+    world.holds("a", 0..PIECES);
+    assert_eq!(offered(&world.register("b"), "b"), ["a"]);
+    assert_eq!(offered(&world.register("c"), "c"), ["a"]);
+    assert_eq!(world.register("d"), [told("d", Told::Wait)], "nobody else has a piece yet");
+    assert_eq!(offered(&world.piece("b", 0, Some("a")), "d"), ["b"]);
+}

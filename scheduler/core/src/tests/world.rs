@@ -88,7 +88,8 @@ impl World {
     }
 
     pub(super) fn with_hosts(names: &[&str]) -> Self {
-        let mut world = Self::new(Config::default());
+        // What bounds the children is tested by the slots of hosts, save where a test says so.
+        let mut world = Self::new(Config { children_per_task: usize::MAX, ..Config::default() });
         for name in names {
             world.announce(host_info(name));
         }
@@ -250,6 +251,7 @@ fn check_task(core: &Core, id: &TaskId) {
     let has_slot = |peer: &&&PeerId| {
         let host = &core.hosts[&core.peers[**peer].host];
         host.children < host.info.as_ref().unwrap().upload_slots
+            && core.peers[**peer].children.len() < core.config.children_per_task
     };
     assert_eq!(holders.len(), task.holders.len());
     assert_eq!(holders.iter().filter(has_slot).count(), task.holders.free_len());
