@@ -244,6 +244,8 @@ section! {
     Upload {
         /// `upload.server`.
         server: UploadServer = UploadServer::default(),
+        /// `upload.disableShared`.
+        disable_shared: bool = false,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Config {
     pub storage: storage::Config,
     /// Whether content of an earlier run is kept.
     pub keep: bool,
+    /// Whether other hosts get what this one holds.
+    pub share: bool,
     /// How often storage is swept.
     pub gc_interval: Duration,
     /// Downloads.
@@ -119,6 +121,7 @@ impl Config {
             scheduler: scheduler(file, place)?,
             storage: storage(file, place)?,
             keep: file.storage.keep,
+            share: !file.upload.disable_shared,
             gc_interval: positive(file.gc.interval.0, "gc.interval", place)?,
             tasks: tasks(file, place)?,
             client: traffic::client(file, place)?,

@@ -34,7 +34,7 @@ pub(super) fn host(config: &Config, addresses: &Addresses) -> HostInfo {
         ip: host.ip,
         rpc_port: addresses.peer.port(),
         data_port: addresses.data.port(),
-        upload_slots: UPLOAD_SLOTS,
+        upload_slots: if config.share { UPLOAD_SLOTS } else { 0 },
         idc: host.idc.clone(),
         location: host.location.clone(),
     }
@@ -114,6 +114,7 @@ pub(super) fn announcer(
     if let Scheduler::Remote { announce_interval, .. } = config.scheduler {
         settings.announce_interval = announce_interval;
     }
-    let tasks = tasks.clone();
-    Announcer::new(Arc::clone(scheduler), host.clone(), move || tasks.holdings(), settings)
+    let (tasks, share) = (tasks.clone(), config.share);
+    let holdings = move || if share { tasks.holdings() } else { Vec::new() };
+    Announcer::new(Arc::clone(scheduler), host.clone(), holdings, settings)
 }
