@@ -1,7 +1,7 @@
 //! The RPCs of `scheduler.v2.Scheduler` that are served; the others keep their default, UNIMPLEMENTED.
 
 use damselfly_api::common::{Host, Task};
-use damselfly_api::convert::{self, host_from_wire, list_hosts, mark_extended};
+use damselfly_api::convert::{self, host_from_wire, list_hosts, mark_extended, mark_run};
 use damselfly_api::scheduler::scheduler_server::Scheduler;
 use damselfly_api::scheduler::{
     AnnounceHostRequest, AnnouncePeerRequest, AnnouncePeerResponse, DeleteHostRequest, DeleteTaskRequest,
@@ -27,11 +27,13 @@ const MOST_HOSTS: usize = 10_000;
 pub(super) struct Service {
     handle: Handle,
     drain: Watch,
+    /// Tells this run from every other: hosts that see it change say again what they hold.
+    run: u64,
 }
 
 impl Service {
-    pub(super) const fn new(handle: Handle, drain: Watch) -> Self {
-        Self { handle, drain }
+    pub(super) fn new(handle: Handle, drain: Watch) -> Self {
+        Self { handle, drain, run: fastrand::u64(..) }
     }
 }
 
@@ -58,7 +60,9 @@ impl Scheduler for Service {
         let (host, _interval) = host_from_wire(request.into_inner())?;
         tracing::debug!(host = %host.id, "announced");
         self.handle.announce_host(host).await.map_err(stopped)?;
-        Ok(Response::new(()))
+        let mut response = Response::new(());
+        mark_run(response.metadata_mut(), self.run);
+        Ok(response)
     }
 
     async fn delete_host(&self, request: Request<DeleteHostRequest>) -> Result<Response<()>, Status> {

@@ -113,7 +113,12 @@ impl DaemonPlan {
         // JSON is YAML.
         std::fs::write(&file, self.config.to_string()).expect("a writable directory");
         let mut command = Process::command(binary("dfdaemon"));
-        command.arg("--config").arg(file).arg("--data-dir").arg(self.data()).args(["--log-level", "debug"]);
+        command
+            .arg("--config")
+            .arg(file)
+            .arg("--data-dir")
+            .arg(self.data())
+            .args(["--log-level", "info,damselfly=debug"]);
         command
     }
 
@@ -245,7 +250,17 @@ impl Scheduler {
         let file = data.join("addresses.json");
         let _ = std::fs::remove_file(&file);
         let mut command = Process::command(binary("scheduler"));
-        command.args(["--listen", listen, "--http", "127.0.0.1:0", "--data-dir"]).arg(&data);
+        command
+            .args([
+                "--listen",
+                listen,
+                "--http",
+                "127.0.0.1:0",
+                "--log-level",
+                "debug,h2=info,hyper=info,tonic=info,tower=info",
+                "--data-dir",
+            ])
+            .arg(&data);
         let mut process = Process::start("scheduler", home.path(), &mut command);
         let addresses: Value = serde_json::from_str(&process.wait_for_file(&file)).expect("addresses.json is JSON");
         let address = |name: &str| addresses[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
@@ -257,9 +272,11 @@ impl Scheduler {
         Ask::get(&format!("http://{}{path}", self.http)).send()
     }
 
-    /// How many hosts it knows.
-    pub(crate) fn hosts(&self) -> usize {
-        metric(&self.admin("/metrics"), &["dragonfly_scheduler_hosts"]) as usize
+    /// How many hosts it knows to hold something of a task.
+    pub(crate) fn holders(&self, task: &str) -> u64 {
+        let page = self.admin(&format!("/api/v1/tasks/{task}"));
+        let task: Value = serde_json::from_slice(&page.body).unwrap_or_default();
+        task["holders"].as_u64().unwrap_or_default()
     }
 
     /// Kills it and starts it again at the same address.
