@@ -10,6 +10,9 @@ use damselfly_runtime::{exit, telemetry};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Threads for file and name look-ups. Each keeps memory of its own: more of them cost more than they bring.
+const BLOCKING_THREADS: usize = 32;
+
 fn main() -> ExitCode {
     match exit::arguments::<Args>() {
         Ok(args) => exit::finish(start(&args)),
@@ -24,6 +27,10 @@ fn start(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     telemetry::init(&loaded.config.log.filter, loaded.config.log.format)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     runtime.block_on(daemon::run(loaded))
 }

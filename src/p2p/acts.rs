@@ -255,11 +255,12 @@ impl Driver {
         let run = self.runs;
         let end = self.asked.map_or(opened.total, |asked| asked.end().min(opened.total));
         // A stream that starts at another place than was asked for starts at the beginning of all.
-        let begun = self.begun.take().filter(|_| self.asked.is_some_and(|asked| asked.start() == opened.start));
+        let asked = self.asked.map_or(0, ByteRange::start);
+        let begun = self.begun.take().filter(|_| asked == opened.start);
         let body = Chunks::new(opened.response.body, self.shared.config.source_silence);
         let teller = Teller { run, words: self.words.0.clone(), flight: self.flight.clone() };
         let work = self.start(async move {
-            let ended = source::copy(body, opened.start, end, begun, &stored, &teller).await;
+            let ended = source::copy(body, opened.start, end, asked, begun, &stored, &teller).await;
             teller.end(ended).await;
             Done::Nothing
         });

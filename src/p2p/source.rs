@@ -112,7 +112,7 @@ pub(crate) enum End {
 /// News of a body on its way into the store.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// So many more bytes were read.
+    /// Bytes were read, so many of them new.
     Progress(u64),
     /// A piece is about to be written.
     Begun(PieceNumber),
@@ -150,25 +150,26 @@ impl Teller {
 /// Copies `body`, which starts at `at`, into the store up to `end`, telling each step.
 ///
 /// `begun` is the writer of the piece that `at` lies in, if a stream before broke off there. A piece that is there
-/// already, or that somebody else goes on writing, is skipped.
+/// already, or that somebody else goes on writing, is skipped. What comes before `asked` is not new.
 pub(crate) async fn copy(
     mut body: Chunks,
     at: u64,
     end: u64,
+    asked: u64,
     begun: Option<PieceWriter>,
     stored: &StoredTask,
     teller: &Teller,
 ) -> End {
-    let mut run = Run { stored, at, writer: begun };
+    let mut run = Run { stored, at, asked, writer: begun };
     while run.at < end {
         let chunk = match body.next().await {
             Ok(Some(chunk)) => chunk,
             Ok(None) => return End::Cut(format!("it ended at {} of {end} bytes", run.at), run.writer),
             Err(why) => return End::Cut(why, run.writer),
         };
-        teller.tell(Step::Progress(chunk.len() as u64)).await;
-        if let Err(error) = run.take(chunk, end, teller).await {
-            return End::Store(error);
+        match run.take(chunk, end, teller).await {
+            Ok(new) => teller.tell(Step::Progress(new)).await,
+            Err(error) => return End::Store(error),
         }
     }
     End::Complete
@@ -196,12 +197,16 @@ pub(super) async fn claim(stored: &StoredTask, piece: PieceNumber) -> Option<Pie
 struct Run<'a> {
     stored: &'a StoredTask,
     at: u64,
+    asked: u64,
     writer: Option<PieceWriter>,
 }
 
 impl Run<'_> {
-    async fn take(&mut self, mut chunk: Bytes, end: u64, teller: &Teller) -> std::io::Result<()> {
+    /// Takes a run of bytes; says how many of them were new. A source that ignores ranges and is cut again and again
+    /// brings many, and none that is new.
+    async fn take(&mut self, mut chunk: Bytes, end: u64, teller: &Teller) -> std::io::Result<u64> {
         let geometry = self.stored.geometry();
+        let mut new = 0;
         while !chunk.is_empty() && self.at < end {
             let Some((piece, span)) = geometry.piece_at(self.at).and_then(|piece| Some((piece, geometry.span(piece)?)))
             else {
@@ -217,6 +222,7 @@ impl Run<'_> {
             let part = chunk.split_to(chunk.len().min(room));
             self.at += part.len() as u64;
             let Some(writer) = &mut self.writer else { continue };
+            new += (self.at - self.asked.min(self.at)).min(part.len() as u64);
             writer.write(part).await?;
             writer.publish();
             if self.at == span.end()
@@ -226,7 +232,7 @@ impl Run<'_> {
                 teller.tell(Step::Piece(piece, digest)).await;
             }
         }
-        Ok(())
+        Ok(new)
     }
 }
 

@@ -555,7 +555,7 @@ mod driving {
         let body = Full::new(content().slice(piece as usize..)).map_err(|never| match never {}).boxed_unsync();
         let teller = Teller { run: 1, words: driver.words.0.clone(), flight: Arc::clone(&driver.flight) };
         let chunks = Chunks::new(body, Duration::from_secs(9));
-        let end = source::copy(chunks, piece, LENGTH as u64, None, &stored, &teller).await;
+        let end = source::copy(chunks, piece, LENGTH as u64, piece, None, &stored, &teller).await;
         assert!(matches!(end, End::Complete), "{end:?}");
         assert!(stored.is_complete());
         driver.words.1.close();
