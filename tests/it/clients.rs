@@ -20,7 +20,9 @@ impl Scene {
         let registry = Registry::start()?;
         let image = Image::new(12 * MIB, seed);
         image.push(&registry.url(), REPOSITORY, "1");
-        let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).start();
+        // A port cannot stand in an image's name behind the first slash, so the mirror is told which registry it is.
+        let daemon = Daemon::plan("h1").plain_upstream(registry.authority());
+        let daemon = daemon.set("proxy.registryMirror.addr", registry.url()).start();
         Some(Self { image, registry, daemon, home: tempfile::tempdir().expect("a temporary directory") })
     }
 
@@ -28,9 +30,9 @@ impl Scene {
         self.home.path().join(name).to_string_lossy().into_owned()
     }
 
-    /// The image's name with the registry as first path segment of the mirror's.
-    fn mirrored(&self) -> String {
-        format!("{}/{}/{REPOSITORY}:1", self.daemon.proxy(), self.registry.authority())
+    /// The image's name at the mirror.
+    fn mirrored(&self, tag: &str) -> String {
+        format!("{}/{REPOSITORY}:{tag}", self.daemon.proxy())
     }
 
     #[track_caller]
@@ -67,7 +69,7 @@ fn skopeo_copies_through_the_mirror() {
         let target = scene.path(round);
         let mut command = skopeo.command();
         command.args(["--policy", &scene.path("policy.json"), "copy", "--src-tls-verify=false"]);
-        command.args([format!("docker://{}", scene.mirrored()), format!("dir:{target}")]);
+        command.args([format!("docker://{}", scene.mirrored("1")), format!("dir:{target}")]);
         scene.assert_done("skopeo copy", &mut command);
         let layer = std::fs::read(Path::new(&target).join(&digest(&scene.image.layer)[7..])).expect("the layer");
         assert!(layer == scene.image.layer, "{round}: the layer differs");
@@ -82,13 +84,13 @@ fn skopeo_uses_it_as_configured_mirror_and_pushes_through_it() {
     let registry = scene.registry.authority();
     let conf = format!(
         "[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\ninsecure = true\n\
-         [[registry.mirror]]\nlocation = \"{}/{registry}\"\ninsecure = true\n",
+         [[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n",
         scene.daemon.proxy()
     );
     write(&scene.path("registries.conf"), &conf);
     let skopeo = |arguments: &[&str]| {
         let mut command = skopeo.command();
-        command.env("CONTAINERS_REGISTRIES_CONF", scene.path("registries.conf"));
+        command.args(["--registries-conf", &scene.path("registries.conf")]);
         command.args(["--policy", &scene.path("policy.json"), "copy"]).args(arguments);
         scene.assert_done("skopeo copy", &mut command);
     };
@@ -96,7 +98,7 @@ fn skopeo_uses_it_as_configured_mirror_and_pushes_through_it() {
     skopeo(&[&format!("docker://{registry}/{REPOSITORY}:1"), &pulled]);
     scene.assert_layer_is_stored();
 
-    let pushed = format!("docker://{}/{registry}/{REPOSITORY}:pushed", scene.daemon.proxy());
+    let pushed = format!("docker://{}", scene.mirrored("pushed"));
     skopeo(&["--dest-tls-verify=false", &pulled, &pushed]);
     let again = format!("dir:{}", scene.path("again"));
     skopeo(&["--src-tls-verify=false", &format!("docker://{registry}/{REPOSITORY}:pushed"), &again]);
@@ -109,7 +111,7 @@ fn podman_pulls_through_the_mirror() {
     let registry = scene.registry.authority();
     let conf = format!(
         "[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\ninsecure = true\n\
-         [[registry.mirror]]\nlocation = \"{}/{registry}\"\ninsecure = true\n",
+         [[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n",
         scene.daemon.proxy()
     );
     write(&scene.path("registries.conf"), &conf);
