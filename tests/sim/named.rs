@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use damselfly_core::Geometry;
 
-use super::{LINK, MIB, Seed, plan};
+use super::{LINK, MIB, Seed, plan, stormy};
 use crate::host::Want;
 use crate::world::{Fault, Outcome, Plan, World};
 
@@ -68,4 +68,13 @@ fn a_slow_origin_that_gets_on_is_not_stampeded() {
     let (copies, outcome) = copies(&mut world);
     assert!(copies <= 1.05, "the origin sent {copies} copies");
     assert_eq!((outcome.failures, outcome.grants), (0, 1));
+}
+
+/// Every slot was taken by hosts that had several parents, while a dozen roots of the graph read the whole from the source
+/// and waited for parents that were not their own descendants.
+#[test]
+fn a_herd_finds_parents_although_every_slot_is_taken() {
+    for seed in [77, 132] {
+        stormy(seed, 100);
+    }
 }

@@ -227,6 +227,24 @@ impl Core {
         }
     }
 
+    /// Serves a peer that waits and reads the source meanwhile, though every slot that could serve it is taken: a child
+    /// that has other parents, too, gives one up.
+    pub(crate) fn make_room(&mut self, now: Moment, peer: &PeerId) {
+        let Some(state) = self.peers.get(peer).filter(|peer| peer.ticket.is_some() && peer.extended) else { return };
+        let Some(task) = self.tasks.get(&state.task) else { return };
+        let descendants = self.descendants(peer);
+        let rich =
+            |child: &&PeerId| self.peers.get(*child).is_some_and(|child| child.extended && child.parents.len() > 1);
+        let full = task.holders.full().filter(|id| self.is_usable(state, id) && !descendants.contains(*id));
+        let found =
+            full.take(LOOK).find_map(|id| Some((id.clone(), self.peers.get(id)?.children.iter().find(rich)?.clone())));
+        if let Some((parent, child)) = found {
+            self.unlink(&parent, &child);
+            self.answer_parents(&child, &[]);
+            self.offer(now, peer, vec![parent]);
+        }
+    }
+
     fn has_spare_slots(&self, peer: &PeerId) -> bool {
         let Some(peer) = self.peers.get(peer) else { return false };
         let info = self.hosts.get(&peer.host).and_then(|host| host.info.as_ref().map(|info| (host.children, info)));

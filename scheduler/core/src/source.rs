@@ -112,7 +112,8 @@ impl Core {
         let Some(state) = self.tasks.get_mut(&task) else { return };
         state.seeds_tried.clear();
         match &mut state.lease {
-            Some(lease) if lease.progressed => {}
+            Some(lease) if lease.progressed && lease.peer == *peer => {}
+            Some(lease) if lease.progressed => self.make_room(now, peer),
             Some(lease) if lease.peer == *peer => {
                 lease.progressed = true;
                 self.call_back(&task);

@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 
-use damselfly_core::swarm::{Answer, Offer, PieceFault, Report, SourceWish};
-use damselfly_core::{Blake3, Geometry, MAX_PIECES, Moment, PeerId, PieceDigest, PieceNumber, PieceSet};
+use damselfly_core::swarm::{Answer, Offer, Report, SourceWish};
+use damselfly_core::{Blake3, Geometry, MAX_PIECES, Moment, PieceNumber, PieceSet};
 
 use super::link::{Link, Phase};
 use super::parents::Parents;
 use super::pieces::{Pieces, Producer, Proofs, State};
 use super::readers::Readers;
-use super::source::{Source, Stage};
-use super::{Action, Config, End, Event, Failure, Setup};
+use super::source::Source;
+use super::{Action, Config, Event, Failure, Setup};
 
 /// One download: what is here, who has what, what is under way.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Download {
     pub(super) urgent: Moment,
     pub(super) started: Moment,
     /// Whether a kept piece came from a parent.
-    from_parents: bool,
+    pub(super) from_parents: bool,
     /// The source contradicts the proofs: no parent is asked any more.
     pub(super) alone: bool,
     pub(super) ended: bool,
@@ -230,7 +230,7 @@ impl Download {
         }
     }
 
-    fn learn(&mut self, geometry: Geometry, have: &PieceSet) {
+    pub(super) fn learn(&mut self, geometry: Geometry, have: &PieceSet) {
         let mut pieces = Pieces::new(geometry, have);
         self.proofs.known.retain(|piece, _| piece.0 < geometry.count());
         for parent in self.parents.followed.values_mut() {
@@ -257,105 +257,8 @@ impl Download {
         }
     }
 
-    fn parent_has(&mut self, peer: &PeerId, piece: PieceNumber) {
-        let Some(parent) = self.parents.followed.get_mut(peer) else { return };
-        if parent.has.insert(piece)
-            && let Some(pieces) = &mut self.pieces
-        {
-            pieces.add_holder(piece, &self.proofs);
-        }
-    }
-
-    fn arrived(&mut self, now: Moment, peer: PeerId, piece: PieceNumber, digest: PieceDigest) {
-        let Some(since) = self.landed(&peer, piece) else { return };
-        let proof = self.proofs.known.get(&piece);
-        if proof.is_some_and(|proof| *proof != digest.blake3) {
-            self.actions.push_back(Action::Discard { piece });
-            self.report(Report::PieceFailed { piece, parent: peer.clone(), fault: PieceFault::Bad });
-            self.leave(&peer, true);
-            return;
-        }
-        if proof.is_none() && self.proofs.required {
-            // It was asked for before anyone said that proofs are needed.
-            self.actions.push_back(Action::Discard { piece });
-            return;
-        }
-        if let Some(parent) = self.parents.followed.get_mut(&peer) {
-            parent.arrived(now.since(since), self.config.pieces_per_parent);
-        }
-        self.set(piece, State::Have);
-        self.from_parents = true;
-        self.link.progress();
-        self.actions.push_back(Action::Keep { piece });
-        self.report(Report::PieceFinished { piece, parent: Some(peer), digest });
-    }
-
-    fn failed(&mut self, peer: PeerId, piece: PieceNumber, fault: PieceFault) {
-        if self.landed(&peer, piece).is_none() {
-            return;
-        }
-        self.report(Report::PieceFailed { piece, parent: peer.clone(), fault });
-        match fault {
-            PieceFault::Missing => {
-                let Some(parent) = self.parents.followed.get_mut(&peer) else { return };
-                parent.has.remove(piece);
-                let too_often = parent.misses();
-                if let Some(pieces) = &mut self.pieces {
-                    pieces.remove_holder(piece, &self.proofs);
-                }
-                if too_often {
-                    self.leave(&peer, false);
-                }
-            }
-            PieceFault::Stalled | PieceFault::Gone => self.leave(&peer, false),
-            PieceFault::Bad => self.leave(&peer, true),
-        }
-    }
-
-    /// A fetch is over, well or not: nobody is fetching the piece now. `None` if it was not under way.
-    pub(super) fn landed(&mut self, peer: &PeerId, piece: PieceNumber) -> Option<Moment> {
-        let pieces = self.pieces.as_mut()?;
-        let since = pieces.fetch_from(piece, peer)?.since;
-        pieces.release(piece, &self.wanted, &self.proofs);
-        if let Some(parent) = self.parents.followed.get_mut(peer) {
-            parent.in_flight = parent.in_flight.saturating_sub(1);
-            if parent.retired && parent.in_flight == 0 {
-                self.unfollow(peer);
-            }
-        }
-        Some(since)
-    }
-
-    /// Lets go of a parent that is not offered any more.
-    fn unfollow(&mut self, peer: &PeerId) {
-        if let Some(parent) = self.parents.followed.remove(peer) {
-            self.forget_holder(&parent.has);
-            self.actions.push_back(Action::Unfollow(peer.clone()));
-        }
-    }
-
-    /// Leaves a parent that failed: whatever is in flight from it goes to others.
-    pub(super) fn leave(&mut self, peer: &PeerId, ban: bool) {
-        let Some(parent) = self.parents.leave(peer, ban) else { return };
-        self.forget_holder(&parent.has);
-        if let Some(pieces) = &mut self.pieces {
-            let from_it = pieces.fetches.iter().filter(|(_, fetch)| fetch.parent == *peer);
-            for piece in from_it.map(|(&piece, _)| piece).collect::<Vec<_>>() {
-                pieces.release(piece, &self.wanted, &self.proofs);
-                self.actions.push_back(Action::Cancel { parent: peer.clone(), piece });
-            }
-        }
-        self.actions.push_back(Action::Unfollow(peer.clone()));
-    }
-
-    fn forget_holder(&mut self, has: &PieceSet) {
-        if let Some(pieces) = &mut self.pieces {
-            has.iter().for_each(|piece| pieces.remove_holder(piece, &self.proofs));
-        }
-    }
-
     /// The store has the piece, whoever put it there.
-    fn held(&mut self, piece: PieceNumber) {
+    pub(super) fn held(&mut self, piece: PieceNumber) {
         if let Some(fetch) = self.pieces.as_ref().and_then(|pieces| pieces.fetches.get(&piece)) {
             let parent = fetch.parent.clone();
             self.landed(&parent, piece);
@@ -379,91 +282,6 @@ impl Download {
     pub(super) fn set(&mut self, piece: PieceNumber, state: State) {
         if let Some(pieces) = &mut self.pieces {
             pieces.set(piece, state, &self.proofs);
-        }
-    }
-
-    fn source_opened(&mut self, now: Moment, geometry: Geometry) {
-        self.source.lives(now, 0);
-        match self.geometry() {
-            Some(known) if known.length() != geometry.length() => return self.fail(Failure::Changed),
-            Some(_) => {}
-            None => self.learn(geometry, &PieceSet::empty(geometry.count())),
-        }
-        if let (false, Some(geometry)) = (self.link.opened, self.geometry()) {
-            self.link.opened = true;
-            self.report(Report::SourceOpened(geometry));
-        }
-    }
-
-    fn source_piece(&mut self, now: Moment, piece: PieceNumber, digest: PieceDigest) {
-        self.source.lives(now, 0);
-        self.link.progress();
-        if self.proofs.known.get(&piece).is_some_and(|proof| *proof != digest.blake3) {
-            if self.from_parents {
-                // Either the source has changed, or what was vouched for is not the source's: in both cases what is
-                // here may be a mixture.
-                return self.fail(Failure::Changed);
-            }
-            self.distrust();
-        }
-        self.held(piece);
-        self.report(Report::PieceFinished { piece, parent: None, digest });
-        if let Stage::Reading { run: Some(run), .. } = &mut self.source.stage
-            && run.contains(&piece.0)
-        {
-            run.start = piece.0 + 1;
-            self.source.at_boundary = true;
-        }
-    }
-
-    /// The source contradicts what is vouched for: from now on only the source is believed.
-    fn distrust(&mut self) {
-        self.alone = true;
-        self.source.permitted = true;
-        self.proofs.required = true;
-        self.proofs.known.clear();
-        for peer in self.parents.followed.keys().cloned().collect::<Vec<_>>() {
-            self.leave(&peer, true);
-        }
-        if let Some(pieces) = &mut self.pieces {
-            pieces.refresh_all(&self.proofs);
-        }
-    }
-
-    fn source_ended(&mut self, now: Moment, end: End) {
-        let Stage::Reading { run, .. } = &self.source.stage else { return };
-        // What is left of its run may have been put here by somebody else.
-        let here = |number| self.pieces.as_ref().and_then(|pieces| pieces.state(PieceNumber(number)));
-        let whole = run.as_ref().is_some_and(|run| run.clone().all(|number| here(number) == Some(State::Have)));
-        match end {
-            End::Complete if whole => self.source.stage = Stage::Idle,
-            End::Complete | End::Cut => return self.source_cut(now),
-            End::Changed => return self.fail(Failure::Changed),
-            End::Refused => self.source.stage = Stage::Dead(Failure::Refused),
-            End::Unsized => self.source.stage = Stage::Dead(Failure::Unsized),
-        }
-        self.source_left(now);
-    }
-
-    /// The stream broke off, or fell silent.
-    pub(super) fn source_cut(&mut self, now: Moment) {
-        self.source.cut(now, &self.config);
-        self.source_left(now);
-    }
-
-    /// The stream is over; its pieces are anybody's again.
-    pub(super) fn source_left(&mut self, now: Moment) {
-        self.source.under_way = false;
-        if let Some(pieces) = &mut self.pieces {
-            pieces.release_source(&self.wanted, &self.proofs);
-        }
-        if let Stage::Dead(_) = self.source.stage {
-            self.source.permitted = false;
-            self.quiet = now;
-            self.report(Report::SourceFailed);
-            if self.link.phase == Phase::Granted {
-                self.link.phase = Phase::Waiting;
-            }
         }
     }
 

@@ -23,6 +23,8 @@
 
 mod config;
 mod event;
+mod from_parents;
+mod from_source;
 mod link;
 mod machine;
 mod parents;

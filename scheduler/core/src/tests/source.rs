@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use damselfly_core::Geometry;
-use damselfly_core::swarm::{PieceFault, Registration, Report, SourceWish};
+use damselfly_core::swarm::{HostInfo, PieceFault, Registration, Report, SourceWish};
 
-use super::world::{Told, World, geometry, host, parents, peer, registration, task, told};
+use super::world::{Told, World, geometry, host, host_info, parents, peer, registration, task, told};
 use crate::{Config, Event, Fact};
 
 #[test]
@@ -280,4 +280,23 @@ fn nobody_is_sent_to_the_source_for_what_the_holders_have_together() {
     assert_eq!(world.reschedule("c", &[]).len(), 2, "the other one, too");
     let answers = world.event(Event::HostLeft(host("b")));
     assert!(answers.contains(&told("c", Told::Source)), "half of it is gone: {answers:?}");
+}
+
+#[test]
+fn who_reads_the_source_beside_the_lease_is_given_the_slot_of_a_child_that_has_several_parents() {
+    let mut world = World::with_hosts(&["a", "d", "e", "x"]);
+    world.announce(HostInfo { upload_slots: 1, ..host_info("a") });
+    world.register("a");
+    world.opened("a");
+    world.piece("a", 0, None);
+    world.register("d");
+    world.holds("e", [1]);
+    let answers = world.pass(Duration::from_secs(3));
+    assert!(answers.contains(&told("d", parents(&["e", "a"]))), "{answers:?}");
+    world.announce(HostInfo { upload_slots: 1, ..host_info("e") });
+    assert_eq!(world.register("x"), [told("x", Told::Wait)], "every slot is taken");
+    assert_eq!(world.opened("x"), []);
+    let answers = world.piece("x", 0, None);
+    assert!(answers.contains(&told("d", parents(&["e"]))), "{answers:?}");
+    assert!(answers.contains(&told("x", parents(&["a"]))), "{answers:?}");
 }
