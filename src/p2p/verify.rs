@@ -41,10 +41,10 @@ pub(crate) async fn agrees(stored: &StoredTask, digest: Digest) -> std::io::Resu
 }
 
 async fn wait_for(stored: &StoredTask, piece: PieceNumber) -> std::io::Result<()> {
-    let mut changed = stored.changed();
+    let mut changed = stored.pieces_changed();
     loop {
         changed.borrow_and_update();
-        if stored.have().contains(piece) {
+        if stored.has(piece) {
             return Ok(());
         }
         changed.changed().await.map_err(std::io::Error::other)?;

@@ -43,7 +43,8 @@ pub(super) fn announce(
             some
         }
     };
-    let announcing = Announcing { changed: stored.changed(), stored, untold, next: VecDeque::new(), data_addr, quiet };
+    let announcing =
+        Announcing { changed: stored.pieces_changed(), stored, untold, next: VecDeque::new(), data_addr, quiet };
     stream::unfold(announcing, |mut announcing| async move {
         let message = announcing.next().await?;
         Some((message, announcing))

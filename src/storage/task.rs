@@ -62,7 +62,10 @@ pub(super) struct TaskState {
     /// The open file, for as long as somebody uses it: idle tasks cost no descriptor.
     open: Mutex<Weak<Content>>,
     pieces: Mutex<Pieces>,
+    /// Bumped at every change, newly published bytes included.
     changed: watch::Sender<u64>,
+    /// Bumped when the set of pieces changes.
+    pieces_changed: watch::Sender<u64>,
     /// The place in the order of use: the greater, the more recent.
     pub(super) used: AtomicU64,
     pub(super) shared: Arc<Shared>,
@@ -135,6 +138,7 @@ impl TaskState {
             open: Mutex::default(),
             pieces: Mutex::new(pieces),
             changed: watch::Sender::new(0),
+            pieces_changed: watch::Sender::new(0),
             used: AtomicU64::new(0),
             shared,
         }
@@ -146,6 +150,11 @@ impl TaskState {
 
     fn bump(&self) {
         self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn bump_pieces(&self) {
+        self.pieces_changed.send_modify(|version| *version += 1);
+        self.bump();
     }
 
     /// The task's content, opened unless it is.
@@ -248,7 +257,7 @@ impl TaskState {
         }
         drop(pieces);
         self.shared.metrics.pieces_written.inc();
-        self.bump();
+        self.bump_pieces();
     }
 
     /// The claimed piece is given up.
@@ -263,7 +272,10 @@ impl TaskState {
     fn available(&self, pieces: &Pieces, offset: u64) -> u64 {
         let geometry = self.record.geometry;
         let mut end = offset;
-        while let Some((piece, span)) = geometry.piece_at(end).and_then(|piece| Some((piece, geometry.span(piece)?))) {
+        // Nobody reads more at once, and a long task has many pieces to walk over.
+        while end - offset < MAX_READ
+            && let Some((piece, span)) = geometry.piece_at(end).and_then(|piece| Some((piece, geometry.span(piece)?)))
+        {
             if pieces.have.contains(piece) {
                 end = span.end();
                 continue;
@@ -310,7 +322,7 @@ impl TaskState {
             tracing::warn!(task = %self.id, %piece, "a stored piece is damaged: forgotten");
         }
         drop(pieces);
-        self.bump();
+        self.bump_pieces();
     }
 }
 
@@ -420,7 +432,8 @@ impl StoredTask {
         Some(PieceWriter::new(self.clone(), piece, span))
     }
 
-    /// The end of the contiguous run of readable bytes from `offset` on; `offset` itself where there are none.
+    /// The end of the contiguous run of readable bytes from `offset` on, or any place in it that is [`MAX_READ`] or more
+    /// ahead; `offset` itself where there are none.
     pub fn available(&self, offset: u64) -> u64 {
         self.state.available(&self.state.pieces(), offset)
     }
@@ -464,6 +477,16 @@ impl StoredTask {
     /// Changes at every new piece, at newly published bytes, and when a claim or a piece goes.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.state.changed.subscribe()
+    }
+
+    /// Changes at every new piece, and when a piece goes: for those who do not care for the bytes of pieces under way.
+    pub fn pieces_changed(&self) -> watch::Receiver<u64> {
+        self.state.pieces_changed.subscribe()
+    }
+
+    /// Whether a piece is there and checked.
+    pub fn has(&self, piece: PieceNumber) -> bool {
+        self.state.pieces().have.contains(piece)
     }
 
     /// The content file, for sendfile; `None` in memory. Only pieces that the task [has](Self::have) may be sent.
