@@ -5,9 +5,13 @@
 //! - `pass-through`: a download that is not to be shared, through the proxy against direct, in turn;
 //! - `warm`: a download that the daemon holds, against direct, in turn;
 //! - `cold`: 1 GiB through the daemon, and the most memory that it had resident meanwhile (at most 150 MiB is the aim);
+//! - `neighbour`: 512 MiB that one daemon holds, to a client of a daemon beside it, against a bare loop of sendfile and
+//!   receive, in turn;
 //! - `three hosts`: 1 GiB to three daemons at once, and how many bytes the origin sent for it.
 //!
 //! Settings: `BENCH_MIB` (content, default 1024), `BENCH_ROUNDS` (5).
+
+mod bare;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,7 +23,9 @@ use std::time::{Duration, Instant};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const MIB: u64 = 1 << 20;
+const MIB: u64 = bare::MIB;
+/// Pieces under way at a time in the bare loop: as many as a daemon asks one parent for.
+const STREAMS: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
@@ -46,7 +52,42 @@ fn main() -> Result<()> {
     report("warm", length, alone, warm);
     drop(daemon);
 
+    neighbour(dir.path(), length / 2, rounds)?;
     three_hosts(dir.path(), &origin, length)
+}
+
+/// Both take the pieces out of the page cache, over loopback, into a file; the daemons also check them and hand them on
+/// to a client.
+fn neighbour(dir: &Path, length: u64, rounds: u64) -> Result<()> {
+    let origin = Origin::start(length)?;
+    let scheduler = Scheduler::start(&dir.join("between"))?;
+    let first = Daemon::start(dir, "e", Some(scheduler.grpc))?;
+    let second = Daemon::start(dir, "f", Some(scheduler.grpc))?;
+    let source = dir.join("source");
+    bare::fill(&source, length)?;
+    let geometry = damselfly_core::Geometry::of_length(length)?;
+    let round = std::cell::Cell::new(0);
+    let before = origin.sent.load(Ordering::Relaxed);
+    let [limit, ours] = in_turn(
+        rounds,
+        [
+            &|| {
+                let started = Instant::now();
+                bare::transfer(dir, &source, geometry, STREAMS, false)?;
+                Ok(started.elapsed())
+            },
+            &|| {
+                round.set(round.get() + 1);
+                let path = format!("/shared.bin?{}", round.get());
+                origin.get(Some(first.proxy), &path)?;
+                origin.get(Some(second.proxy), &path)
+            },
+        ],
+    )?;
+    let extra = origin.sent.load(Ordering::Relaxed) - before - rounds * length;
+    report("neighbour", length, limit, ours);
+    println!("  the origin sent {} KiB a round for the second host", extra / rounds / 1024);
+    Ok(())
 }
 
 fn three_hosts(dir: &Path, origin: &Origin, length: u64) -> Result<()> {
@@ -81,7 +122,7 @@ fn report(name: &str, length: u64, mut direct: Vec<Duration>, mut other: Vec<Dur
     other.sort();
     let (direct, other) = (direct[direct.len() / 2], other[other.len() / 2]);
     println!(
-        "{name}: {:.2} GiB/s against {:.2} GiB/s direct (medians): {:.2} of it",
+        "{name}: {:.2} GiB/s against {:.2} GiB/s without us (medians): {:.2} of it",
         rate(length, other),
         rate(length, direct),
         direct.as_secs_f64() / other.as_secs_f64()

@@ -9,9 +9,10 @@
 //! `BENCH_MIB` (content, default 1024), `BENCH_ROUNDS` (7), `BENCH_STREAMS` (concurrent pieces, 4), `BENCH_DIR`,
 //! `BENCH_ONLY` (one of the names above).
 
+mod bare;
+
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,12 +22,12 @@ use std::time::{Duration, Instant};
 use damselfly::p2p::transport::{DataClient, DataServer, Metrics, ServerConfig};
 use damselfly::storage::{Config, NewTask, Storage, StoredTask};
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Geometry, PieceHasher, PieceNumber, TaskId};
+use damselfly_core::{Geometry, TaskId};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const MIB: u64 = 1 << 20;
+const MIB: u64 = bare::MIB;
 const STALL: Duration = Duration::from_secs(30);
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -56,7 +57,7 @@ fn main() -> Result<()> {
         None => tempfile::tempdir()?,
     };
     let source = dir.path().join("source");
-    fill(&source, settings.geometry.length())?;
+    bare::fill(&source, settings.geometry.length())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let parent = runtime.block_on(Parent::start(dir.path(), &source, settings.geometry))?;
 
@@ -69,7 +70,7 @@ fn main() -> Result<()> {
             }
             let (start, cpu) = (Instant::now(), cpu_seconds()?);
             match kind {
-                0 | 1 => bare(dir.path(), &source, &settings, kind == 1)?,
+                0 | 1 => bare::transfer(dir.path(), &source, settings.geometry, settings.streams, kind == 1)?,
                 _ => runtime.block_on(parent.transfer(dir.path(), settings.streams))?,
             }
             let gib = settings.geometry.length() as f64 / (1024 * MIB) as f64;
@@ -121,80 +122,6 @@ fn cpu_seconds() -> Result<f64> {
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
     Ok(ticks.iter().sum::<f64>() / 100.0)
-}
-
-fn fill(path: &Path, length: u64) -> Result<()> {
-    let mut file = File::create(path)?;
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut buffer = vec![0; MIB as usize];
-    for _ in 0..length / MIB {
-        for word in buffer.chunks_exact_mut(8) {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            word.copy_from_slice(&random.to_le_bytes());
-        }
-        file.write_all(&buffer)?;
-    }
-    Ok(())
-}
-
-/// The limit: as many threads each way as there are pieces under way.
-fn bare(dir: &Path, source: &Path, settings: &Settings, hashes: bool) -> Result<()> {
-    let target_path = dir.join("target");
-    let target = File::create(&target_path)?;
-    rustix::fs::fallocate(&target, rustix::fs::FallocateFlags::empty(), 0, settings.geometry.length())?;
-    let source = File::open(source)?;
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let addr = listener.local_addr()?;
-    let to_send = AtomicU32::new(0);
-    std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for _ in 0..settings.streams {
-            threads.push(scope.spawn(|| bare_receive(TcpStream::connect(addr)?, &target, settings, hashes)));
-            let (stream, _) = listener.accept()?;
-            let (source, to_send) = (&source, &to_send);
-            threads.push(scope.spawn(move || bare_send(&stream, source, settings, to_send)));
-        }
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| io::Error::other("a thread failed"))?)
-    })?;
-    std::fs::remove_file(target_path)?;
-    Ok(())
-}
-
-/// Sends its share of the pieces: a number, then the bytes.
-fn bare_send(mut stream: &TcpStream, source: &File, settings: &Settings, next: &AtomicU32) -> io::Result<()> {
-    loop {
-        let Some(span) = settings.geometry.span(PieceNumber(next.fetch_add(1, Ordering::Relaxed))) else {
-            return stream.shutdown(std::net::Shutdown::Write);
-        };
-        stream.write_all(&span.start().to_le_bytes())?;
-        let mut at = span.start();
-        while at < span.end() {
-            let left = (span.end() - at) as usize;
-            rustix::fs::sendfile(stream, source, Some(&mut at), left)?;
-        }
-    }
-}
-
-fn bare_receive(mut stream: TcpStream, target: &File, settings: &Settings, hashes: bool) -> io::Result<()> {
-    let mut buffer = vec![0; MIB as usize];
-    let mut start = [0; 8];
-    while stream.read_exact(&mut start).is_ok() {
-        let mut at = u64::from_le_bytes(start);
-        let piece = settings.geometry.piece_at(at).and_then(|piece| settings.geometry.span(piece));
-        let end = piece.map_or(at, |span| span.end());
-        let mut hasher = PieceHasher::default();
-        while at < end {
-            let want = (end - at).min(MIB) as usize;
-            let read = stream.read(&mut buffer[..want])?;
-            if hashes {
-                hasher.update(&buffer[..read]);
-            }
-            target.write_all_at(&buffer[..read], at)?;
-            at += read as u64;
-        }
-        std::hint::black_box(hasher.finish());
-    }
-    Ok(())
 }
 
 /// A host that has the whole content.
