@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use damselfly_core::swarm::{Holding, HostInfo, Origin, SourceWish};
 use damselfly_core::{Geometry, Identity, Moment, PeerId, RangeWish, TaskId, default_piece_length};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -29,6 +29,25 @@ use crate::storage::{NewTask, Storage, StoredTask};
 /// How often an opener joins again when the download that it joined had just ended.
 const JOIN_TRIES: u32 = 4;
 
+/// What says how a request is sent or which bytes of which host are wanted, rather than what a content is like: no task
+/// of ours varies by these, and nobody else may make us send them.
+const NEVER_ASKED: [HeaderName; 14] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::PROXY_AUTHORIZATION,
+    header::RANGE,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
 /// What a task needs to be downloaded, and what makes it this task and no other.
 #[derive(Clone, Debug)]
 pub struct TaskSpec {
@@ -43,8 +62,6 @@ pub struct TaskSpec {
     pub tag: String,
     /// The user's application, or empty.
     pub application: String,
-    /// The piece length in bytes that the user asks for.
-    pub piece_length: Option<u64>,
     /// Whether this host may fetch it from the source at all, or is asked to.
     pub source_wish: SourceWish,
 }
@@ -69,10 +86,15 @@ impl TaskSpec {
         };
         let mut headers = HeaderMap::new();
         let mut known = None;
-        if let Identity::Version { length, vary, .. } = &identity {
+        if let Identity::Version { url, length, vary, .. } = &identity {
+            // Nobody may have one URL's content fetched in the name of another's.
+            if *url != origin.url {
+                return None;
+            }
             known = Some(Known { length: *length, headers: HeaderMap::new() });
             for (name, value) in vary {
-                headers.append(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+                let name = HeaderName::try_from(name).ok().filter(|name| !NEVER_ASKED.contains(name))?;
+                headers.append(name, HeaderValue::try_from(value).ok()?);
             }
         }
         Some(Self {
@@ -81,14 +103,18 @@ impl TaskSpec {
             known,
             tag: origin.tag.clone(),
             application: origin.application.clone(),
-            piece_length: None,
             source_wish: SourceWish::Wanted,
         })
     }
 
     /// How a content of `length` bytes is cut; `None` where that makes no sensible task.
     pub(crate) fn geometry(&self, length: u64) -> Option<Geometry> {
-        Geometry::new(length, self.piece_length.unwrap_or_else(|| default_piece_length(length))).ok()
+        let asked = match &self.identity {
+            Identity::Version { piece_length, .. } => *piece_length,
+            // Nobody's wish is in a digest, so nobody's wish may cut it: all hosts have to agree on its pieces.
+            Identity::Digest(_) => None,
+        };
+        Geometry::new(length, asked.unwrap_or_else(|| default_piece_length(length))).ok()
     }
 
     pub(crate) fn expected(&self) -> Expected {

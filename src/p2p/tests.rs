@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use damselfly_core::swarm::{Answer, Holding, HostInfo, Registration, Report, SourceWish};
-use damselfly_core::{ByteRange, Digest, HostId, Identity, PieceNumber, RangeWish, Validators};
+use damselfly_core::{ByteRange, Digest, Geometry, HostId, Identity, PieceNumber, RangeWish, Validators, swarm};
 use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -177,6 +177,7 @@ impl House {
             vary: Vec::new(),
             tag: String::new(),
             application: String::new(),
+            piece_length: None,
         };
         let known = Some(Known { length: LENGTH as u64, headers: HeaderMap::new() });
         TaskSpec { identity, known, ..self.blob(content().as_ref()) }
@@ -189,7 +190,6 @@ impl House {
             known: None,
             tag: String::new(),
             application: String::new(),
-            piece_length: None,
             source_wish: SourceWish::Allowed,
         }
     }
@@ -383,6 +383,35 @@ async fn a_task_named_by_another_host_is_the_same_task() {
         assert_eq!(behalf.identity, spec.identity);
         assert_eq!(behalf.source.uri, spec.source.uri);
     }
+}
+
+#[tokio::test]
+async fn nobody_has_other_requests_sent_than_a_task_needs() {
+    let house = House::new(true).await;
+    let spec = house.version();
+    let elsewhere = swarm::Origin { url: format!("{}x", house.url), ..spec.origin() };
+    assert!(TaskSpec::on_behalf(&elsewhere).is_none(), "one URL's content in the name of another's");
+    for (name, allowed) in [("accept", true), ("host", false), ("authorization", false), ("range", false)] {
+        let mut spec = house.version();
+        if let Identity::Version { vary, .. } = &mut spec.identity {
+            vary.push((name.into(), "x".into()));
+        }
+        assert_eq!(TaskSpec::on_behalf(&spec.origin()).is_some(), allowed, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_wish_for_a_piece_length_makes_another_task_and_never_cuts_a_digest() {
+    let house = House::new(true).await;
+    let mut spec = house.version();
+    if let Identity::Version { piece_length, .. } = &mut spec.identity {
+        *piece_length = Some(64 * 1024);
+    }
+    assert_ne!(spec.identity.task_id(), house.version().identity.task_id());
+    assert_eq!(spec.geometry(LENGTH as u64).unwrap().piece_length(), 64 * 1024);
+    let behalf = TaskSpec::on_behalf(&spec.origin()).unwrap();
+    assert_eq!(behalf.geometry(LENGTH as u64), spec.geometry(LENGTH as u64), "the seed cuts alike");
+    assert_eq!(house.blob(&content()).geometry(LENGTH as u64), Geometry::of_length(LENGTH as u64).ok());
 }
 
 /// A stored task of which only the first piece is there, and the way out for its readers.

@@ -171,6 +171,7 @@ impl Inner {
             vary: vary(&answer.headers, &errand.parts.headers)?,
             tag: errand.ask.tag.clone(),
             application: errand.ask.application.clone(),
+            piece_length: errand.ask.piece_length,
         };
         let known = Known { length: span.total, headers: kept(&answer.headers) };
         Some(self.spec(errand, identity, self.source_request(errand), Some(known)))
@@ -183,7 +184,6 @@ impl Inner {
             known,
             tag: errand.ask.tag.clone(),
             application: errand.ask.application.clone(),
-            piece_length: errand.ask.piece_length,
             source_wish: if self.config().use_source { SourceWish::Allowed } else { SourceWish::Forbidden },
         }
     }

@@ -22,8 +22,11 @@ impl Seeder {
 #[async_trait]
 impl SeedTrigger for Seeder {
     async fn begin(&self, origin: Origin, geometry: Option<Geometry>) -> Result<Seeding, SeedRefused> {
-        let mut spec = TaskSpec::on_behalf(&origin).ok_or(SeedRefused::Unknown)?;
-        spec.piece_length = geometry.map(Geometry::piece_length);
+        let spec = TaskSpec::on_behalf(&origin).ok_or(SeedRefused::Unknown)?;
+        // Pieces cut otherwise than the task's identity says would be of no use to anybody.
+        if geometry.is_some_and(|asked| spec.geometry(asked.length()) != Some(asked)) {
+            return Err(SeedRefused::Unknown);
+        }
         let stream = match self.0.open(spec, RangeWish::Whole, None).await {
             Ok(Opened::Content(stream)) => stream,
             Ok(Opened::Unsatisfiable { .. } | Opened::Origin(_)) => {

@@ -65,6 +65,9 @@ pub enum Identity {
         tag: String,
         /// The user's application, or empty.
         application: String,
+        /// The piece length in bytes that the user asked for; `None` for the usual one. Part of the identity, because
+        /// peers of one task have to agree on its pieces.
+        piece_length: Option<u64>,
     },
 }
 
@@ -73,7 +76,7 @@ impl Identity {
     ///
     /// Each field stands with its length, so no two identities share a text.
     pub fn content(&self) -> Option<String> {
-        let Self::Version { url, validators, length, vary, tag, application } = self else {
+        let Self::Version { url, validators, length, vary, tag, application, piece_length } = self else {
             return None;
         };
         let mut text = String::from(HEADING);
@@ -85,6 +88,9 @@ impl Identity {
         field("length", &length.to_string());
         field("tag", tag);
         field("application", application);
+        if let Some(piece_length) = piece_length {
+            field("piece-length", &piece_length.to_string());
+        }
         if let Some(etag) = &validators.etag {
             field("etag", etag);
         }
@@ -101,7 +107,7 @@ impl Identity {
     /// `None` for any other text.
     pub fn from_content(text: &str) -> Option<Self> {
         let mut rest = text.strip_prefix(HEADING)?;
-        let (mut url, mut length, mut vary) = (None, None, Vec::new());
+        let (mut url, mut length, mut piece_length, mut vary) = (None, None, None, Vec::new());
         let (mut tag, mut application) = (String::new(), String::new());
         let mut validators = Validators::default();
         while !rest.is_empty() {
@@ -112,12 +118,13 @@ impl Identity {
                 "length" => length = value.parse().ok(),
                 "tag" => tag = value.to_owned(),
                 "application" => application = value.to_owned(),
+                "piece-length" => piece_length = Some(value.parse().ok()?),
                 "etag" => validators.etag = Some(value.to_owned()),
                 "last-modified" => validators.last_modified = Some(value.to_owned()),
                 name => vary.push((name.strip_prefix("vary:")?.split_once(':')?.1.to_owned(), value.to_owned())),
             }
         }
-        let identity = Self::Version { url: url?, validators, length: length?, vary, tag, application };
+        let identity = Self::Version { url: url?, validators, length: length?, vary, tag, application, piece_length };
         // Whatever was read loosely above does not write the same text again.
         (identity.content().as_deref() == Some(text)).then_some(identity)
     }
@@ -152,7 +159,16 @@ mod tests {
             vary: vary.iter().map(|&(name, value)| (name.into(), value.into())).collect(),
             tag: tag.into(),
             application: String::new(),
+            piece_length: None,
         }
+    }
+
+    fn cut(url: &str, asked: u64) -> Identity {
+        let mut identity = version(url, "", None, &[]);
+        if let Identity::Version { piece_length, .. } = &mut identity {
+            *piece_length = Some(asked);
+        }
+        identity
     }
 
     #[test]
@@ -172,6 +188,8 @@ mod tests {
             version("http://a/b", "", None, &[("accept", "x\nvary:1:b 1 c")]),
             version("http://a/b", "", None, &[("accept", "x"), ("b", "c")]),
             version("http://a/b\ntag 0 ", "", None, &[]),
+            cut("http://a/b", 1 << 20),
+            cut("http://a/b", 4 << 20),
         ];
         for (i, a) in all.iter().enumerate() {
             for (j, b) in all.iter().enumerate() {
@@ -184,6 +202,7 @@ mod tests {
         #[test]
         fn an_identity_reads_what_it_wrote(
             url in ".*", tag in ".*", etag in proptest::option::of(".*"), length: u64,
+            piece_length in proptest::option::of(any::<u64>()),
             vary in prop::collection::vec(("[a-z-]{1,9}", ".*"), 0..3),
         ) {
             let identity = Identity::Version {
@@ -193,6 +212,7 @@ mod tests {
                 vary,
                 tag,
                 application: String::new(),
+                piece_length,
             };
             prop_assert_eq!(Identity::from_content(&identity.content().unwrap()), Some(identity));
         }
