@@ -17,7 +17,7 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 /// What in a request header's name betrays that its value is a credential of some kind.
-const SECRET_NAMES: [&str; 12] = [
+const SECRET_NAMES: [&str; 17] = [
     "authorization",
     "x-auth",
     "cookie",
@@ -30,6 +30,23 @@ const SECRET_NAMES: [&str; 12] = [
     "art-api",
     "session",
     "signature",
+    "-key",
+    "assertion",
+    "jwt",
+    "forwarded-user",
+    "remote-user",
+];
+/// What a task's source is asked in our own way: the range, the version, and the way there.
+const ASKED_OTHERWISE: [HeaderName; 9] = [
+    header::HOST,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::RANGE,
+    header::TE,
+    header::VIA,
 ];
 /// How many headers an answer may vary by, and how long their values may be together, and still be shared.
 const MAX_VARY: (usize, usize) = (16, 4096);
@@ -131,7 +148,11 @@ pub(super) fn vary(answer: &HeaderMap, request: &HeaderMap) -> Option<Vec<(Strin
         if name == "*" {
             return None;
         }
-        names.push(name);
+        // What the origin is not sent, or not as the client wrote it, it cannot answer by; and some of it is secret.
+        let ours = HOP_BY_HOP.contains(&name) || name.as_str().starts_with(OURS);
+        if !ours && !ASKED_OTHERWISE.contains(&name) {
+            names.push(name);
+        }
     }
     // An encoded answer depends on what encodings were asked for, whether or not the origin remembers to say so.
     if answer.contains_key(header::CONTENT_ENCODING) {
@@ -241,6 +262,9 @@ mod tests {
             ("x-amz-security-token", true),
             ("x-jfrog-art-api", true),
             ("x-api-key", true),
+            ("ocp-apim-subscription-key", true),
+            ("x-forwarded-user", true),
+            ("sec-fetch-user", false),
             ("x-dragonfly-tag", false),
             ("accept", false),
             ("range", false),
@@ -267,7 +291,15 @@ mod tests {
 
     #[test]
     fn an_answer_varies_by_what_the_request_says() {
-        let request = map(&[("accept", "a"), ("accept", "b"), ("accept-encoding", "gzip"), ("cookie", "c=d")]);
+        let request = map(&[
+            ("accept", "a"),
+            ("accept", "b"),
+            ("accept-encoding", "gzip"),
+            ("cookie", "c=d"),
+            ("proxy-authorization", "Basic secret"),
+            ("range", "bytes=1-"),
+            ("x-dragonfly-tag", "t"),
+        ]);
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         for (answer, want) in [
             (&[][..], Some(vec![])),
@@ -279,6 +311,7 @@ mod tests {
             ),
             (&[("content-encoding", "gzip")], Some(vec![pair("accept-encoding", "gzip")])),
             (&[("vary", "cookie")], None),
+            (&[("vary", "Proxy-Authorization, Range, x-dragonfly-tag")], Some(vec![])),
             (&[("vary", "bad name")], None),
         ] {
             assert_eq!(vary(&map(answer), &request), want, "{answer:?}");

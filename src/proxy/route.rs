@@ -15,7 +15,7 @@ use super::conditional::{is_conditional, wish};
 use super::config::Config;
 use super::fault::Fault;
 use super::headers::{has_credentials, has_passed, is_no_store, upgrade};
-use super::rules::{Filter, Rule, has_suffix};
+use super::rules::{Filter, Rule, has_secret, has_suffix, is_signed};
 use crate::mitm::Policy;
 use crate::registry::{self, Mirror, MirrorError};
 use damselfly_core::RangeWish;
@@ -234,12 +234,16 @@ fn decide(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Route,
 /// Which large download this GET is, if it is one.
 fn recognise(parts: &request::Parts, origin: Origin, ask: Ask, by_rule: bool, config: &Config) -> Route {
     let p2p = parts.headers.get(USE_P2P).map(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
-    if p2p == Some(false) {
+    if p2p == Some(false) || has_secret(&origin.uri, ask.filter()) {
         return Route::Forward(origin);
     }
     if let Some(digest) = registry::blob_digest(origin.uri.path()) {
-        // Whether the client's copy is still good is the origin's to say.
-        return if is_conditional(&parts.headers) { Route::Forward(origin) } else { Route::Blob(origin, ask, digest) };
+        // Whether the client's copy is still good is the origin's to say, and who may read what it signs for some.
+        return if is_conditional(&parts.headers) || is_signed(&origin.uri) {
+            Route::Forward(origin)
+        } else {
+            Route::Blob(origin, ask, digest)
+        };
     }
     if by_rule || p2p == Some(true) {
         return Route::Probe(origin, Ask { least: 1, ..ask });
@@ -423,6 +427,10 @@ mod tests {
             ("GET", &format!("https://r{blob}"), &[], &format!("blob https://r{blob}")),
             ("GET", &format!("https://r{blob}"), &[("if-none-match", "x")], &format!("forward https://r{blob}")),
             ("GET", &format!("https://r{blob}"), &[("authorization", "x")], &format!("forward https://r{blob}")),
+            ("GET", &format!("https://r{blob}?sig=x&sv=1"), &[], &format!("forward https://r{blob}?sig=x&sv=1")),
+            ("GET", "http://a/b.iso?access_token=x", &[], "forward http://a/b.iso?access_token=x"),
+            ("GET", "http://a/b.iso?X-Amz-Signature=x", &[], "probe http://a/b.iso?X-Amz-Signature=x"),
+            ("GET", "http://a/ruled/b?token=1", &[], "forward https://mirror:81/ruled/b?token=1"),
             ("GET", &blob, &[], &format!("blob https://registry.example{blob}")),
             ("HEAD", &blob, &[], &format!("forward https://registry.example{blob}")),
             ("GET", "/v2/", &[], "watch https://registry.example/v2/"),

@@ -165,13 +165,7 @@ pub(super) fn identity_url(uri: &Uri, filter: Filter<'_>) -> String {
         }
     }
     url.push_str(uri.path());
-    let query = uri.query().unwrap_or_default();
-    let kept: Vec<&str> = match filter {
-        Filter::Named(names) => {
-            pairs(query).filter(|(name, _)| !names.iter().any(|n| n == name)).map(|p| p.1).collect()
-        }
-        Filter::Signatures => unsigned(query),
-    };
+    let kept: Vec<&str> = kept(uri, filter).into_iter().map(|(_, pair)| pair).collect();
     if !kept.is_empty() {
         url.push('?');
         url.push_str(&kept.join("&"));
@@ -179,13 +173,53 @@ pub(super) fn identity_url(uri: &Uri, filter: Filter<'_>) -> String {
     url
 }
 
-/// The parameters of a query that belong to no signature in it, as they stand.
-fn unsigned(query: &str) -> Vec<&str> {
+/// Whether what `filter` leaves of a URL's query looks like a secret: then the request has credentials in its URL, and
+/// the URL is not to be told to anybody but its origin.
+pub(super) fn has_secret(uri: &Uri, filter: Filter<'_>) -> bool {
+    kept(uri, filter).iter().any(|(name, _)| {
+        let name: String = name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+        SECRETS.contains(&name.as_str()) || SECRET_PARTS.iter().any(|part| name.contains(part))
+    })
+}
+
+/// Whether a URL's query has anything in it that says who may read, be it a signature or a secret.
+pub(super) fn is_signed(uri: &Uri) -> bool {
+    has_secret(uri, Filter::Named(&[]))
+}
+
+/// Names of parameters whose value is a secret; letters and digits only, in lower case, as those of [`SECRET_PARTS`].
+const SECRETS: [&str; 9] = ["auth", "code", "hmac", "key", "pass", "pwd", "sig", "sign", "ticket"];
+/// What in a parameter's name betrays the same.
+const SECRET_PARTS: [&str; 11] = [
+    "accesskey",
+    "apikey",
+    "authkey",
+    "authorization",
+    "credential",
+    "jwt",
+    "passw",
+    "secret",
+    "session",
+    "signature",
+    "token",
+];
+
+/// The parameters of a URL's query that `filter` leaves: decoded name, and as they stand.
+fn kept<'u>(uri: &'u Uri, filter: Filter<'_>) -> Vec<(String, &'u str)> {
+    let query = uri.query().unwrap_or_default();
+    match filter {
+        Filter::Named(names) => pairs(query).filter(|(name, _)| !names.iter().any(|n| n == name)).collect(),
+        Filter::Signatures => unsigned(query),
+    }
+}
+
+/// The parameters of a query that belong to no signature in it.
+fn unsigned(query: &str) -> Vec<(String, &str)> {
     let pairs: Vec<(String, &str)> = pairs(query).collect();
     let present = |mark: &str| pairs.iter().any(|(name, _)| name == mark);
     let signatures: Vec<_> = SIGNATURES.iter().filter(|s| s.marks.iter().all(|mark| present(mark))).collect();
     let dropped = |name: &str| signatures.iter().flat_map(|s| s.drops).any(|drop| matches(drop, name));
-    pairs.iter().filter(|(name, _)| !dropped(name)).map(|&(_, pair)| pair).collect()
+    pairs.iter().filter(|(name, _)| !dropped(name)).cloned().collect()
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
@@ -233,6 +267,29 @@ mod tests {
         ] {
             assert_eq!(identity(url), want, "{url}");
         }
+    }
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        for (url, kept, signed) in [
+            ("http://a/b", false, false),
+            ("http://a/b?version=3&author=x&keyword=y", false, false),
+            ("http://a/b?token=1", true, true),
+            ("http://a/b?x=y&Private-Token=1", true, true),
+            ("http://a/b?access%5Ftoken=1", true, true),
+            ("http://a/b?api_key=1", true, true),
+            ("http://a/b?key=1", true, true),
+            ("http://a/b?sig=1", true, true),
+            ("http://a/b?X-Amz-Signature=1&X-Amz-Credential=2", false, true),
+            ("http://a/b?X-Amz-Signature=1&jwt=2", true, true),
+            ("http://a/b?sv=1&sig=2", false, true),
+        ] {
+            let url = url.parse().unwrap();
+            assert_eq!((has_secret(&url, Filter::Signatures), is_signed(&url)), (kept, signed), "{url}");
+        }
+        let names = ["token".to_owned()];
+        assert!(!has_secret(&"http://a/b?token=1".parse().unwrap(), Filter::Named(&names)), "it is left out");
+        assert!(has_secret(&"http://a/b?token=1&key=2".parse().unwrap(), Filter::Named(&names)));
     }
 
     #[test]
