@@ -20,9 +20,8 @@ use crate::rpc::seeder::Seeder;
 use crate::scheduler_client::{self, Announcer, Embedded, GrpcSchedulers, SchedulerClient};
 use crate::storage::Storage;
 
-/// How many children the scheduler gives this host at a time. Few: a host that shares its link among many keeps each of
-/// them from being a parent soon (docs/performance.md).
-const UPLOAD_SLOTS: u32 = 2;
+/// How many children the scheduler gives this host at a time, over all tasks. In one task it gives fewer.
+const UPLOAD_SLOTS: u32 = 50;
 
 /// Who this host is to others. Ports are those that are really listened on.
 pub(super) fn host(config: &Config, addresses: &Addresses) -> HostInfo {
