@@ -34,6 +34,9 @@ const H2_PING: Duration = Duration::from_secs(20);
 /// Header lines of an answer; more is an error of that answer.
 const MAX_HEADERS: usize = 256;
 
+/// Bytes of an HTTP/2 answer's header lines, as many as HTTP/1 clients usually take.
+const MAX_HEADER_BYTES: u32 = 256 * 1024;
+
 /// Settings of the HTTP client.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -190,6 +193,10 @@ impl Pools {
             .pool_idle_timeout(config.idle_timeout)
             .pool_max_idle_per_host(config.idle_per_host)
             .http1_max_headers(MAX_HEADERS)
+            // Origins that clients understand, we understand; the client gets it written properly.
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http2_max_header_list_size(MAX_HEADER_BYTES)
             .http2_initial_stream_window_size(H2_STREAM_WINDOW)
             .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
             .http2_keep_alive_interval(H2_PING)

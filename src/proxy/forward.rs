@@ -27,12 +27,23 @@ pub(super) fn outbound(parts: &request::Parts, origin: &Origin, id: &str) -> Hea
     strip_hop_by_hop(&mut headers);
     strip_ours(&mut headers);
     add_via(&mut headers, parts.version, id);
+    join_cookies(&mut headers);
     if let Some(host) = host(parts, origin) {
         headers.insert(header::HOST, host);
     } else {
         headers.remove(header::HOST);
     }
     headers
+}
+
+/// Makes the cookies one line. Only HTTP/2 has them in several, and the origin may speak HTTP/1 (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(one) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, one);
+    }
 }
 
 /// The `Host` to send; `None` for the one that follows from the URL.
@@ -190,6 +201,14 @@ mod tests {
         }
         let headers = outbound(&parts("https://name/x", &[]), &origin("https://1.2.3.4/x", true), "me");
         assert_eq!(headers["host"], "name", "HTTP/2 names the host in the target");
+    }
+
+    #[test]
+    fn cookies_go_out_in_one_line() {
+        let sent = parts("/", &[("cookie", "a=b"), ("accept", "x"), ("cookie", "c=d"), ("accept", "y")]);
+        let headers = outbound(&sent, &origin("http://a/", false), "me");
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=b; c=d"]);
+        assert_eq!(headers.get_all("accept").iter().count(), 2);
     }
 
     #[test]

@@ -105,6 +105,7 @@ async fn answers_of_every_framing_arrive_whole() {
         "HTTP/1.1 200 OK\r\n\r\nhello",
         "HTTP/1.0 200 OK\r\n\r\nhello",
         "HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length : 5\r\nX-Old: a\r\n b\r\n\r\nhello",
     ] {
         let (origin, _) = origin(Answer::Whole(raw)).await;
         let world = World::new().await;
@@ -340,6 +341,7 @@ async fn small_and_private_answers_are_forwarded_untouched() {
         ("/x", "If-None-Match: \"a\"\r\n", "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n"),
         ("/x", "If-None-Match: \"a\"\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"),
         ("/x", "", "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("/x?", "", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
         ("/x", "", "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://a/b\r\nContent-Length: 0\r\n\r\n"),
         (
             "/x",
@@ -353,5 +355,21 @@ async fn small_and_private_answers_are_forwarded_untouched() {
         assert_eq!(answer.lines().next(), raw.lines().next(), "{answer}");
         assert_eq!(seen.lock().unwrap().len(), 1, "asked once");
         assert!(seen.lock().unwrap().concat().to_lowercase().contains(&headers.to_lowercase()), "{headers}");
+    }
+}
+
+#[tokio::test]
+async fn answers_without_a_body_stay_without_one() {
+    for (method, raw) in [
+        ("HEAD", "HTTP/1.1 200 OK\r\nX-A: 1\r\n\r\n"),
+        ("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n"),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nX-A: 1\r\n\r\n"),
+    ] {
+        let (origin, _) = origin(Answer::Whole(raw)).await;
+        let world = World::new().await;
+        let head = format!("{method} http://{origin}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = ask(world.proxy, &head).await;
+        assert!(answer.ends_with("\r\n\r\n") && !answer.contains("content-length"), "{method} {raw}: {answer}");
     }
 }
