@@ -2,6 +2,8 @@
 //!
 //! Pure. Repeated lines are never merged nor reordered: fields are removed or appended, nothing else.
 
+use std::time::{Duration, SystemTime};
+
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 /// The prefix of our own request headers, which never reach an origin.
@@ -48,6 +50,9 @@ const ASKED_OTHERWISE: [HeaderName; 9] = [
     header::TE,
     header::VIA,
 ];
+/// How much older than the answer a content has to be for its date to tell it from the next one. Dates are whole
+/// seconds, and not every clock that writes them ticks at the same moment.
+const DATE_STEP: Duration = Duration::from_secs(2);
 /// How many headers an answer may vary by, and how long their values may be together, and still be shared.
 const MAX_VARY: (usize, usize) = (16, 4096);
 
@@ -130,6 +135,14 @@ pub(super) fn is_no_store(headers: &HeaderMap) -> bool {
 /// Whether an answer may be given to others who ask the same.
 pub(super) fn is_sharable(answer: &HeaderMap) -> bool {
     !answer.contains_key(header::SET_COOKIE) && !has_directive(answer, &["no-store", "private"])
+}
+
+/// Whether an answer's date of modification is so near to its own that the content may change once more under the same
+/// date (RFC 9110, 8.8.2.2). `now` stands in for an answer's date that is missing.
+pub(super) fn is_just_modified(answer: &HeaderMap, now: SystemTime) -> bool {
+    let date = |name| httpdate::parse_http_date(answer.get(name)?.to_str().ok()?).ok();
+    let Some(modified) = date(header::LAST_MODIFIED) else { return false };
+    date(header::DATE).unwrap_or(now) < modified + DATE_STEP
 }
 
 fn has_directive(headers: &HeaderMap, forbidden: &[&str]) -> bool {
@@ -318,6 +331,24 @@ mod tests {
         }
         let long = "x".repeat(MAX_VARY.1 + 1);
         assert_eq!(vary(&map(&[("vary", "accept")]), &map(&[("accept", &long)])), None);
+    }
+
+    #[test]
+    fn a_date_that_is_not_over_names_no_version() {
+        const T: &str = "Tue, 10 Nov 2026 10:00:00 GMT";
+        for (date, want) in [
+            ("Tue, 10 Nov 2026 09:59:59 GMT", true),
+            (T, true),
+            ("Tue, 10 Nov 2026 10:00:01 GMT", true),
+            ("Tue, 10 Nov 2026 10:00:02 GMT", false),
+        ] {
+            let now = httpdate::parse_http_date(date).unwrap();
+            let long_after = now + Duration::from_secs(3600);
+            assert_eq!(is_just_modified(&map(&[("last-modified", T), ("date", date)]), long_after), want, "{date}");
+            assert_eq!(is_just_modified(&map(&[("last-modified", T)]), now), want, "{date}");
+        }
+        assert!(!is_just_modified(&map(&[("date", T)]), SystemTime::now()));
+        assert!(!is_just_modified(&map(&[("last-modified", "then")]), SystemTime::now()));
     }
 
     #[test]

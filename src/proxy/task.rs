@@ -9,6 +9,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use damselfly_core::swarm::SourceWish;
@@ -24,7 +25,7 @@ use super::conditional::{PRECONDITIONS, wish, wish_of};
 use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
-use super::headers::{add_via, is_sharable, kept, vary};
+use super::headers::{add_via, is_just_modified, is_sharable, kept, vary};
 use super::route::{Ask, Label, Origin};
 use super::rules::identity_url;
 use crate::backend::{SourceRequest, SourceResponse};
@@ -162,6 +163,9 @@ impl Inner {
         let span = answer.span().filter(|span| span.start == 0)?;
         let validators = answer.validators();
         if span.total < errand.ask.least || !validators.is_strong() || !is_sharable(&answer.headers) {
+            return None;
+        }
+        if validators.etag.is_none() && is_just_modified(&answer.headers, SystemTime::now()) {
             return None;
         }
         let identity = Identity::Version {
