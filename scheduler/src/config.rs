@@ -287,6 +287,37 @@ mod tests {
     }
 
     #[test]
+    fn every_key_and_flag_is_documented_with_its_default_and_no_other() {
+        let document = include_str!("../../docs/reference/scheduler.md");
+        let rows: Vec<Vec<&str>> = document
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+            .collect();
+        let mut keys = Vec::new();
+        for (key, value) in serde_json::to_value(Config::default()).unwrap().as_object().unwrap() {
+            match value.as_object() {
+                Some(inner) => keys.extend(inner.iter().map(|(name, value)| (format!("{key}.{name}"), value.clone()))),
+                None => keys.push((key.clone(), value.clone())),
+            }
+        }
+        for (key, default) in &keys {
+            let row =
+                rows.iter().find(|row| row[0] == format!("`{key}`")).unwrap_or_else(|| panic!("{key} has no row"));
+            let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+            assert_eq!(row[1], format!("`{default}`"), "{key}");
+        }
+        for row in rows.iter().filter(|row| !row[0].starts_with("`--") && !row[0].starts_with("`/")) {
+            let known = keys.iter().any(|(key, _)| row[0] == format!("`{key}`"));
+            assert!(known, "no such key: {}", row[0]);
+        }
+        for arg in <Args as clap::CommandFactory>::command().get_arguments() {
+            let flag = format!("`--{}", arg.get_long().unwrap_or_default());
+            assert!(document.contains(&flag), "{flag} is not listed");
+        }
+    }
+
+    #[test]
     fn mistakes_name_file_key_and_reason() {
         for (text, expected) in [
             ("listn: 1\n", "FILE: listn: unknown key"),
@@ -295,6 +326,7 @@ mod tests {
             ("scheduling: {maxParents: 0}\n", "FILE: scheduling.maxParents: must be at least 1"),
             ("scheduling: {leaseTime: 0s}\n", "FILE: scheduling.leaseTime: must be longer than nothing"),
             ("log: {level: a=b=c}\n", "FILE: log.level: "),
+            ("log: {level: loud}\n", "FILE: log.level: "),
             ("log: {format: xml}\n", "FILE: log.format: "),
         ] {
             let error = load(text, Flags::default()).unwrap_err();

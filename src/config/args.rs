@@ -45,7 +45,8 @@ pub struct Flags {
     )]
     pub scheduler: Vec<String>,
 
-    /// Directory for content, CA, socket and addresses.json
+    /// Directory for content, CA, socket and addresses.json [default: /var/lib/damselfly for root, else
+    /// ~/.local/share/damselfly]
     #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 

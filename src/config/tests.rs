@@ -42,6 +42,7 @@ fn mistakes_name_the_file_the_key_and_the_reason() {
         ("host:\n  ip: here\n", "a.yaml: host.ip: "),
         ("log:\n  format: xml\n", "a.yaml: log.format: "),
         ("log:\n  level: a=b=c\n", "a.yaml: log.level: "),
+        ("log:\n  level: loud\n", "a.yaml: log.level: "),
         ("proxy:\n  server:\n    ip: 0.0.0.0\n", "a.yaml: proxy.server.ip: 0.0.0.0 is not loopback"),
         ("scheduler:\n  addrs: [nowhere]\n", "a.yaml: scheduler.addrs: \"nowhere\" is not HOST:PORT"),
         ("scheduler:\n  addrs: ['http://a:1']\n", "a.yaml: scheduler.addrs: "),

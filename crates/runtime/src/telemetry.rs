@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::UsageError;
 
@@ -43,7 +44,14 @@ impl FromStr for Format {
 
 /// Checks a filter: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or `tracing` directives such as
 /// `info,damselfly::p2p=debug`.
+///
+/// A word alone must be a level: `tracing` would take any other for a target, and the log would be silent.
 pub fn check_filter(filter: &str) -> Result<(), UsageError> {
+    let lone = |word: &&str| !word.contains(['=', '[']) && word.parse::<LevelFilter>().is_err();
+    if let Some(word) = filter.split(',').map(str::trim).find(lone) {
+        let levels = "error, warn, info, debug, trace or off";
+        return Err(UsageError::new(format!("log level {word:?} is none of {levels}, nor TARGET=LEVEL")));
+    }
     EnvFilter::try_new(filter)
         .map(drop)
         .map_err(|error| UsageError::new(format!("log level {filter:?} is not understood: {error}")))
@@ -77,7 +85,7 @@ mod tests {
         for good in ["info", "off", "warn,damselfly::p2p=trace"] {
             assert_eq!(check_filter(good), Ok(()), "{good}");
         }
-        for bad in ["damselfly=loud", "a=b=c"] {
+        for bad in ["damselfly=loud", "a=b=c", "loud", "verbose,damselfly=info"] {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
     }
