@@ -34,18 +34,26 @@ pub struct SourceRequest {
     pub headers: HeaderMap,
     /// Whether redirects are followed here (registry blobs behind a CDN) rather than given back.
     pub follow_redirects: bool,
+    /// Whether another host has named the URL, rather than a client of this one.
+    pub for_others: bool,
 }
 
 impl SourceRequest {
     /// A request whose redirects are given back as they are.
     pub const fn new(uri: Uri, headers: HeaderMap) -> Self {
-        Self { uri, headers, follow_redirects: false }
+        Self { uri, headers, follow_redirects: false, for_others: false }
     }
 
     /// The same request; redirects are followed.
     #[must_use]
     pub fn following_redirects(self) -> Self {
         Self { follow_redirects: true, ..self }
+    }
+
+    /// The same request, on behalf of another host.
+    #[must_use]
+    pub fn for_others(self) -> Self {
+        Self { for_others: true, ..self }
     }
 }
 
@@ -94,9 +102,10 @@ impl Backend {
                 headers.insert(IF_RANGE, version);
             }
         }
+        let client = if request.for_others { self.client.for_others() } else { &self.client };
         let mut followed = 0;
         loop {
-            let response = self.ask(&uri, &headers).await?;
+            let response = ask(client, &uri, &headers).await?;
             if !request.follow_redirects || followed == MAX_REDIRECTS {
                 return Ok(response);
             }
@@ -108,16 +117,16 @@ impl Backend {
             followed += 1;
         }
     }
+}
 
-    async fn ask(&self, uri: &Uri, headers: &HeaderMap) -> Result<SourceResponse, NetError> {
-        let mut request = Request::new(empty_body());
-        *request.method_mut() = Method::GET;
-        *request.uri_mut() = uri.clone();
-        *request.headers_mut() = headers.clone();
-        let (head, body) = self.client.send(request).await?.into_parts();
-        let body = body.map_err(Into::into).boxed_unsync();
-        Ok(SourceResponse { status: head.status, version: head.version, headers: head.headers, body })
-    }
+async fn ask(client: &HttpClient, uri: &Uri, headers: &HeaderMap) -> Result<SourceResponse, NetError> {
+    let mut request = Request::new(empty_body());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = uri.clone();
+    *request.headers_mut() = headers.clone();
+    let (head, body) = client.send(request).await?.into_parts();
+    let body = body.map_err(Into::into).boxed_unsync();
+    Ok(SourceResponse { status: head.status, version: head.version, headers: head.headers, body })
 }
 
 /// `end` is exclusive here and inclusive in the header.

@@ -169,3 +169,15 @@ fn debug_hides_values_and_queries() {
         SourceResponse { status: StatusCode::OK, version: Version::HTTP_2, headers: request.headers, body: full("") };
     assert!(!format!("{response:?}").contains("secret"));
 }
+
+#[tokio::test]
+async fn other_hosts_do_not_reach_our_loopback_by_us() {
+    let (address, seen) = origin(|_| Response::new(full("secret"))).await;
+    for named in [address.to_string(), format!("localhost:{}", address.port())] {
+        let asked = SourceRequest::new(format!("http://{named}/").parse().unwrap(), HeaderMap::new());
+        let error = backend(ClientConfig::default()).get(&asked.clone().for_others(), None, None).await.unwrap_err();
+        assert!(matches!(error, NetError::Denied { .. }), "{error:?}");
+        assert!(seen.lock().unwrap().is_empty());
+    }
+    backend(ClientConfig::default()).get(&request(address, "/"), None, None).await.unwrap();
+}

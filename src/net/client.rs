@@ -81,6 +81,8 @@ struct Inner {
     /// One for each upstream that has TLS settings of its own, by its index.
     own_tls: Vec<Option<Pools>>,
     any: Pools,
+    /// The same client for what other hosts ask of this one; that one has none.
+    others: Option<HttpClient>,
 }
 
 /// Connections with the same TLS settings.
@@ -98,18 +100,24 @@ impl HttpClient {
     /// A CA, certificate or key of an upstream is of no use.
     pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
         let roots = tls::machine_roots();
+        let strict = ClientConfig { policy: config.policy.for_others(), ..config.clone() };
+        let others = Self::with(strict, &roots, None)?;
+        Self::with(config, &roots, Some(others))
+    }
+
+    fn with(config: ClientConfig, roots: &RootCertStore, others: Option<Self>) -> Result<Self, ConfigError> {
         let dialer = Dialer {
             policy: Arc::new(config.policy.clone()),
             own: config.own_addresses.clone(),
             timeout: config.connect_timeout,
         };
-        let pools = |upstream: Option<&Upstream>| Pools::new(&config, &dialer, &roots, upstream);
+        let pools = |upstream: Option<&Upstream>| Pools::new(&config, &dialer, roots, upstream);
         let any = pools(None)?;
         let own_tls =
             config.upstreams.iter().map(|upstream| upstream.has_tls().then(|| pools(Some(upstream))).transpose());
         let own_tls = own_tls.collect::<Result<_, _>>()?;
         let head_timeout = config.head_timeout;
-        Ok(Self(Arc::new(Inner { dialer, head_timeout, upstreams: config.upstreams, own_tls, any })))
+        Ok(Self(Arc::new(Inner { dialer, head_timeout, upstreams: config.upstreams, own_tls, any, others })))
     }
 
     /// Sends a request with an absolute URI and awaits the head of the answer. `Host` goes out as it is in the request.
@@ -136,6 +144,11 @@ impl HttpClient {
     /// There is none.
     pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, NetError> {
         self.0.dialer.dial(host, port).await
+    }
+
+    /// The client for what other hosts ask of this one: it does not reach this host's loopback.
+    pub fn for_others(&self) -> &Self {
+        self.0.others.as_ref().unwrap_or(self)
     }
 
     /// The set of our own listening addresses, to be filled once they are known.

@@ -120,12 +120,19 @@ pub(super) fn bare(host: &str) -> &str {
 pub struct DestinationPolicy {
     allow: Vec<Pattern>,
     deny: Vec<Pattern>,
+    no_loopback: bool,
 }
 
 impl DestinationPolicy {
     /// What `allow` names is open, whatever `deny` and the built-in list say of it.
     pub const fn new(allow: Vec<Pattern>, deny: Vec<Pattern>) -> Self {
-        Self { allow, deny }
+        Self { allow, deny, no_loopback: false }
+    }
+
+    /// The same for what other hosts ask of this one: our loopback is ours alone, and what they call so is theirs.
+    #[must_use]
+    pub(super) fn for_others(&self) -> Self {
+        Self { no_loopback: true, ..self.clone() }
     }
 
     /// Whether a client that named `host` may be connected to `address`, one of its addresses.
@@ -140,6 +147,9 @@ impl DestinationPolicy {
         }
         if let Some(pattern) = self.deny.iter().find(meant) {
             return Err(format!("it is denied as {pattern}"));
+        }
+        if self.no_loopback && address.ip().is_loopback() {
+            return Err("other hosts may not ask for what is on this host's loopback".into());
         }
         // The texts are constants which a test parses.
         let network = DENIED.iter().find(|net| net.parse::<IpNet>().is_ok_and(|net| net.contains(&address.ip())));
@@ -220,6 +230,21 @@ mod tests {
         ] {
             let verdict = policy.check(host, address.parse().unwrap());
             assert_eq!(verdict.is_ok(), open, "{host} {address} {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn our_loopback_is_not_for_others() {
+        let allowing = DestinationPolicy::new(patterns(&["127.0.0.1:81"]), Vec::new()).for_others();
+        for (address, open) in [
+            ("127.0.0.1:80", false),
+            ("127.9.9.9:80", false),
+            ("[::1]:80", false),
+            ("[::ffff:127.0.0.1]:80", false),
+            ("127.0.0.1:81", true),
+            ("10.0.0.1:80", true),
+        ] {
+            assert_eq!(allowing.check("x", address.parse().unwrap()).is_ok(), open, "{address}");
         }
     }
 

@@ -99,7 +99,7 @@ impl TaskSpec {
         }
         Some(Self {
             identity,
-            source: SourceRequest::new(origin.url.parse().ok()?, headers).following_redirects(),
+            source: SourceRequest::new(origin.url.parse().ok()?, headers).following_redirects().for_others(),
             known,
             tag: origin.tag.clone(),
             application: origin.application.clone(),
