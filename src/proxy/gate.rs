@@ -13,10 +13,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Sleep, sleep};
 
 use super::fault::Fault;
 use super::framing::{Chunks, Framing, Malformed, head_end, inspect};
@@ -130,12 +132,29 @@ pub(super) struct Gate {
     bond: Arc<Bond>,
     held: Vec<u8>,
     state: State,
+    idle: Duration,
+    /// When a client that takes nothing is given up; runs while bytes wait for it.
+    unread: Option<Pin<Box<Sleep>>>,
 }
 
 impl Gate {
-    /// A gate before `wire`, of which `read` was read already.
-    pub(super) fn new(wire: Box<dyn Wire>, read: Vec<u8>, bond: Arc<Bond>) -> Self {
-        Self { wire, bond, held: read, state: State::Gathering { seen: 0 } }
+    /// A gate before `wire`, of which `read` was read already. A client that takes nothing of an answer for `idle` is
+    /// given up.
+    pub(super) fn new(wire: Box<dyn Wire>, read: Vec<u8>, bond: Arc<Bond>, idle: Duration) -> Self {
+        Self { wire, bond, held: read, state: State::Gathering { seen: 0 }, idle, unread: None }
+    }
+
+    /// Whether bytes have waited for the client for too long.
+    fn watch_unread<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.unread = None;
+            return written;
+        }
+        let idle = self.idle;
+        let deadline = self.unread.get_or_insert_with(|| Box::pin(sleep(idle)));
+        ready!(deadline.as_mut().poll(cx));
+        self.bond.break_off();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// The connection, and what was read of it but not handed over.
@@ -293,7 +312,8 @@ impl Gate {
 
 impl AsyncWrite for Gate {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.wire).poll_write(cx, bytes);
+        self.watch_unread(cx, written)
     }
 
     fn poll_write_vectored(
@@ -301,7 +321,8 @@ impl AsyncWrite for Gate {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.wire).poll_write_vectored(cx, bytes);
+        self.watch_unread(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -309,7 +330,8 @@ impl AsyncWrite for Gate {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_flush(cx)
+        let flushed = Pin::new(&mut self.wire).poll_flush(cx);
+        self.watch_unread(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -335,11 +357,13 @@ mod tests {
     use http::HeaderValue;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    const IDLE: Duration = Duration::from_secs(60);
+
     /// A gate behind which the test is the library, and the client's end.
     fn gate(read: &[u8]) -> (Gate, UnixStream, Arc<Bond>) {
         let (near, client) = UnixStream::pair().unwrap();
         let bond = Bond::new();
-        (Gate::new(Box::new(near), read.to_vec(), bond.clone()), client, bond)
+        (Gate::new(Box::new(near), read.to_vec(), bond.clone(), IDLE), client, bond)
     }
 
     async fn read_once(gate: &mut Gate) -> String {
@@ -413,13 +437,33 @@ mod tests {
         assert_eq!(&later, b"later");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (mut gate, mut client, bond) = gate(b"");
+        let begun = tokio::time::Instant::now();
+        let late = tokio::spawn(async move {
+            tokio::time::sleep(IDLE / 2).await;
+            client.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
+            client
+        });
+        let error = gate.write_all(&vec![0; 8 << 20]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(
+            begun.elapsed().as_secs(),
+            (IDLE + IDLE / 2).as_secs(),
+            "as long as it takes something it is served"
+        );
+        assert!(bond.is_broken());
+        drop(late);
+    }
+
     #[tokio::test]
     async fn a_broken_connection_ends_with_a_reset() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         for broken in [false, true] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let bond = Bond::new();
-            let mut gate = Gate::new(Box::new(listener.accept().await.unwrap().0), Vec::new(), bond.clone());
+            let mut gate = Gate::new(Box::new(listener.accept().await.unwrap().0), Vec::new(), bond.clone(), IDLE);
             gate.write_all(b"HTTP/1.0 200 OK\r\n\r\nhal").await.unwrap();
             if broken {
                 bond.break_off();

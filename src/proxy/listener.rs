@@ -159,7 +159,7 @@ impl Inner {
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let bond = Bond::new();
-            let io = TokioIo::new(Gate::new(wire, read, bond.clone()));
+            let io = TokioIo::new(Gate::new(wire, read, bond.clone(), self.config().idle));
             let session = Arc::new(Session { door, admitted, bond, lease });
             let drain = self.drain.clone();
             let (max_streams, head_timeout) = (self.config().max_streams, self.config().head_timeout);
