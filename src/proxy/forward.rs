@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request, response};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
@@ -65,15 +66,18 @@ impl Inner {
         body: Incoming,
         origin: &Origin,
     ) -> Result<Answer, Fault> {
+        let mut headers = outbound(parts, origin, &self.config().id);
+        if !body.is_end_stream() && !headers.contains_key(header::CONTENT_LENGTH) {
+            // The library leaves a GET's body of unknown length away where nothing says that there is one.
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let (upload, failed) = Upload::new(body, self.config().idle);
-        self.send(parts, outbound(parts, origin, &self.config().id), upload.boxed_unsync(), origin).await.map_err(
-            |error| {
-                if failed.load(Ordering::Relaxed) {
-                    return Fault::malformed("The request's body ended before it was whole.");
-                }
-                Fault::from(&error)
-            },
-        )
+        self.send(parts, headers, upload.boxed_unsync(), origin).await.map_err(|error| {
+            if failed.load(Ordering::Relaxed) {
+                return Fault::malformed("The request's body ended before it was whole.");
+            }
+            Fault::from(&error)
+        })
     }
 
     /// Sends a request that has no body.

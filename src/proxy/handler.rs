@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Semaphore;
@@ -61,7 +62,14 @@ impl Inner {
         self.admit(session, request.headers())?;
         let upgraded = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
-        match classify(&parts, &self.routes, &session.door) {
+        let route = match classify(&parts, &self.routes, &session.door) {
+            // HTTP/2 needs no header to announce a body. A GET with one is the origin's to understand.
+            Route::Watch(origin, _) | Route::Probe(origin, _) | Route::Blob(origin, ..) if !body.is_end_stream() => {
+                Route::Forward(origin)
+            }
+            route => route,
+        };
+        match route {
             Route::Reject(fault) => Err(fault),
             Route::Ping => Ok(pong(record)),
             Route::Tunnel(endpoint) => self.tunnel(endpoint, upgraded, session, record).await,

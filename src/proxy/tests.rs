@@ -373,3 +373,25 @@ async fn answers_without_a_body_stay_without_one() {
         assert!(answer.ends_with("\r\n\r\n") && !answer.contains("content-length"), "{method} {raw}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn a_get_with_a_body_reaches_the_origin_with_it() {
+    let (origin, seen) = origin(Answer::Whole("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
+    let world = World::new().await;
+    let stream = TcpStream::connect(world.proxy).await.unwrap();
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let frames =
+        futures_util::stream::iter([Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from("query")))]);
+    let body = http_body_util::StreamBody::new(frames);
+    let answer = send.send_request(Request::get(format!("http://{origin}/_search")).body(body).unwrap()).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+    let chunked = format!(
+        "GET http://{origin}/_search HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+         5\r\nquery\r\n0\r\n\r\n"
+    );
+    assert!(ask(world.proxy, &chunked).await.ends_with("\r\n\r\nok"));
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() == 2 && seen.iter().all(|request| request.contains("5\r\nquery\r\n0\r\n")), "{seen:?}");
+}
