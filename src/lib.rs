@@ -8,7 +8,6 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod daemon;
-pub mod limit;
 pub mod mitm;
 pub mod net;
 pub mod p2p;
