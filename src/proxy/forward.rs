@@ -19,17 +19,17 @@ use super::handler::Inner;
 use super::headers::{add_via, strip_hop_by_hop, strip_ours, upgrade};
 use super::pipe::pipe;
 use super::respond::Upload;
-use super::route::{Origin, named_host};
+use super::route::{Target, named_host};
 use crate::net::{Body, BoxError, NetError, empty_body};
 
 /// The headers of a request as its origin gets them.
-pub(super) fn outbound(parts: &request::Parts, origin: &Origin, id: &str) -> HeaderMap {
+pub(super) fn outbound(parts: &request::Parts, target: &Target, id: &str) -> HeaderMap {
     let mut headers = parts.headers.clone();
     strip_hop_by_hop(&mut headers);
     strip_ours(&mut headers);
     add_via(&mut headers, parts.version, id);
     join_cookies(&mut headers);
-    if let Some(host) = host(parts, origin) {
+    if let Some(host) = host(parts, target) {
         headers.insert(header::HOST, host);
     } else {
         headers.remove(header::HOST);
@@ -48,11 +48,11 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// The `Host` to send; `None` for the one that follows from the URL.
-fn host(parts: &request::Parts, origin: &Origin) -> Option<HeaderValue> {
+fn host(parts: &request::Parts, target: &Target) -> Option<HeaderValue> {
     let given = named_host(parts)?;
     // As the client wrote it where it means the same place (signatures cover it), else only if it spoke to the origin.
-    let own = origin.uri.authority()?.as_str();
-    (given != own && (origin.keep_host || origin.is_named(&given))).then_some(given)
+    let own = target.uri.authority()?.as_str();
+    (given != own && (target.keep_host || target.is_named(&given))).then_some(given)
 }
 
 /// What comes back from [`Inner::exchange`].
@@ -64,15 +64,15 @@ impl Inner {
         &self,
         parts: &request::Parts,
         body: Incoming,
-        origin: &Origin,
+        target: &Target,
     ) -> Result<Answer, Fault> {
-        let mut headers = outbound(parts, origin, &self.config().id);
+        let mut headers = outbound(parts, target, &self.config().id);
         if !body.is_end_stream() && !headers.contains_key(header::CONTENT_LENGTH) {
             // The library leaves a GET's body of unknown length away where nothing says that there is one.
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let (upload, failed) = Upload::new(body, self.config().idle);
-        self.send(parts, headers, upload.boxed_unsync(), origin).await.map_err(|error| {
+        self.send(parts, headers, upload.boxed_unsync(), target).await.map_err(|error| {
             if failed.load(Ordering::Relaxed) {
                 return Fault::malformed("The request's body ended before it was whole.");
             }
@@ -85,9 +85,9 @@ impl Inner {
         &self,
         parts: &request::Parts,
         headers: HeaderMap,
-        origin: &Origin,
+        target: &Target,
     ) -> Result<Answer, Fault> {
-        self.send(parts, headers, empty_body(), origin).await.map_err(|error| Fault::from(&error))
+        self.send(parts, headers, empty_body(), target).await.map_err(|error| Fault::from(&error))
     }
 
     async fn send(
@@ -95,11 +95,11 @@ impl Inner {
         parts: &request::Parts,
         headers: HeaderMap,
         body: Body,
-        origin: &Origin,
+        target: &Target,
     ) -> Result<Answer, NetError> {
         let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
-        *request.uri_mut() = origin.uri.clone();
+        *request.uri_mut() = target.uri.clone();
         *request.headers_mut() = headers;
         let asks = upgrade(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
         match asks {
@@ -113,17 +113,17 @@ impl Inner {
     }
 
     /// The origin's answer as the client gets it.
-    pub(super) fn pass(&self, answer: Answer, origin: &Origin) -> Response<Body> {
+    pub(super) fn pass(&self, answer: Answer, target: &Target) -> Response<Body> {
         let (parts, body) = answer.into_parts();
-        self.passed(parts, body.map_err(BoxError::from).boxed_unsync(), origin)
+        self.passed(parts, body.map_err(BoxError::from).boxed_unsync(), target)
     }
 
     /// The same, of an answer in its two halves.
-    pub(super) fn passed(&self, parts: response::Parts, body: Body, origin: &Origin) -> Response<Body> {
+    pub(super) fn passed(&self, parts: response::Parts, body: Body, target: &Target) -> Response<Body> {
         let mut response = Response::new(body);
         *response.status_mut() = parts.status;
         // A registry's "too many requests" stalls its clients for a minute; they take 503 as "ask elsewhere".
-        if origin.mirror && parts.status == StatusCode::TOO_MANY_REQUESTS {
+        if target.mirror && parts.status == StatusCode::TOO_MANY_REQUESTS {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         } else if let Some(reason) = parts.extensions.get::<ReasonPhrase>() {
             response.extensions_mut().insert(reason.clone());
@@ -139,15 +139,15 @@ impl Inner {
         self: &std::sync::Arc<Self>,
         client: OnUpgrade,
         mut answer: Answer,
-        origin: &Origin,
+        target: &Target,
         record: &mut Option<Record>,
     ) -> Response<Body> {
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return self.pass(answer, origin);
+            return self.pass(answer, target);
         }
         let server = hyper::upgrade::on(&mut answer);
         let protocol = answer.headers().get(header::UPGRADE).cloned();
-        let mut response = self.pass(answer, origin);
+        let mut response = self.pass(answer, target);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {
             response.headers_mut().insert(header::UPGRADE, protocol);
@@ -184,8 +184,8 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn origin(uri: &str, keep_host: bool) -> Origin {
-        Origin { uri: uri.parse().unwrap(), mirror: false, keep_host }
+    fn target(uri: &str, keep_host: bool) -> Target {
+        Target { uri: uri.parse().unwrap(), mirror: false, keep_host }
     }
 
     #[test]
@@ -200,17 +200,17 @@ mod tests {
             ("https://1.2.3.4/", "name", true, Some("name")),
             ("https://a/", "a", true, None),
         ] {
-            let headers = outbound(&parts("/", &[("host", given)]), &origin(uri, keep), "me");
+            let headers = outbound(&parts("/", &[("host", given)]), &target(uri, keep), "me");
             assert_eq!(headers.get("host").map(|host| host.to_str().unwrap()), want, "{uri} {given} {keep}");
         }
-        let headers = outbound(&parts("https://name/x", &[]), &origin("https://1.2.3.4/x", true), "me");
+        let headers = outbound(&parts("https://name/x", &[]), &target("https://1.2.3.4/x", true), "me");
         assert_eq!(headers["host"], "name", "HTTP/2 names the host in the target");
     }
 
     #[test]
     fn cookies_go_out_in_one_line() {
         let sent = parts("/", &[("cookie", "a=b"), ("accept", "x"), ("cookie", "c=d"), ("accept", "y")]);
-        let headers = outbound(&sent, &origin("http://a/", false), "me");
+        let headers = outbound(&sent, &target("http://a/", false), "me");
         assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=b; c=d"]);
         assert_eq!(headers.get_all("accept").iter().count(), 2);
     }
@@ -227,7 +227,7 @@ mod tests {
                 ("via", "1.0 other"),
             ],
         );
-        let headers = outbound(&sent, &origin("http://a/", false), "me");
+        let headers = outbound(&sent, &target("http://a/", false), "me");
         assert_eq!(headers.get_all("accept").iter().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(headers.get_all("via").iter().collect::<Vec<_>>(), ["1.0 other", "1.1 me"]);
         assert_eq!(headers.keys().count(), 2);

@@ -16,7 +16,7 @@ use super::fault::Fault;
 use super::listener::Session;
 use super::metrics::Metrics;
 use super::respond::follow;
-use super::route::{Label, Origin, Route, Routes, classify};
+use super::route::{Label, Route, Routes, Target, classify};
 use crate::mitm::Interceptor;
 use crate::net::{Body, HttpClient, empty_body};
 use crate::p2p::Tasks;
@@ -64,8 +64,8 @@ impl Inner {
         let (parts, body) = request.into_parts();
         let route = match classify(&parts, &self.routes, &session.door) {
             // HTTP/2 needs no header to announce a body. A GET with one is the origin's to understand.
-            Route::Watch(origin, _) | Route::Probe(origin, _) | Route::Blob(origin, ..) if !body.is_end_stream() => {
-                Route::Forward(origin)
+            Route::Inspect(target, _) | Route::Probe(target, _) | Route::Blob(target, ..) if !body.is_end_stream() => {
+                Route::Forward(target)
             }
             route => route,
         };
@@ -74,21 +74,21 @@ impl Inner {
             Route::Ping => Ok(pong(record)),
             Route::Tunnel(endpoint) => self.tunnel(endpoint, upgraded, session, record).await,
             Route::Intercept(endpoint) => Ok(self.intercept(endpoint, upgraded, session, record)),
-            Route::Forward(origin) => {
-                note(record, &origin);
-                self.forward(parts, body, origin, upgraded, record).await
+            Route::Forward(target) => {
+                note(record, &target);
+                self.forward(parts, body, target, upgraded, record).await
             }
-            Route::Watch(origin, ask) => {
-                note(record, &origin);
-                self.watch(parts, origin, ask, record).await
+            Route::Inspect(target, options) => {
+                note(record, &target);
+                self.inspect(parts, target, options, record).await
             }
-            Route::Probe(origin, ask) => {
-                note(record, &origin);
-                self.probe(parts, origin, ask, record).await
+            Route::Probe(target, options) => {
+                note(record, &target);
+                self.probe(parts, target, options, record).await
             }
-            Route::Blob(origin, ask, digest) => {
-                note(record, &origin);
-                self.blob(parts, origin, ask, digest, record).await
+            Route::Blob(target, options, digest) => {
+                note(record, &target);
+                self.blob(parts, target, options, digest, record).await
             }
         }
     }
@@ -105,12 +105,12 @@ impl Inner {
         self: &Arc<Self>,
         parts: http::request::Parts,
         body: Incoming,
-        origin: Origin,
+        target: Target,
         upgraded: OnUpgrade,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
-        let answer = self.exchange(&parts, body, &origin).await?;
-        Ok(self.switched(upgraded, answer, &origin, record))
+        let answer = self.exchange(&parts, body, &target).await?;
+        Ok(self.switched(upgraded, answer, &target, record))
     }
 }
 
@@ -126,9 +126,9 @@ fn pong(record: &mut Option<Record>) -> Response<Body> {
 }
 
 /// Notes where a request goes; a task's record is told so later.
-fn note(record: &mut Option<Record>, origin: &Origin) {
+fn note(record: &mut Option<Record>, target: &Target) {
     if let Some(record) = record {
-        record.aim(&origin.uri);
-        record.route(if origin.mirror { Label::Mirror } else { Label::Forward });
+        record.aim(&target.uri);
+        record.route(if target.mirror { Label::Mirror } else { Label::Forward });
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct Endpoint {
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Origin {
+pub(super) struct Target {
     /// The absolute URL.
     pub uri: Uri,
     /// Whether the client takes us for the registry: then we never answer 429.
@@ -75,7 +75,7 @@ pub(super) struct Origin {
     pub keep_host: bool,
 }
 
-impl Origin {
+impl Target {
     /// Whether a `Host` names the URL's place.
     pub(super) fn is_named(&self, host: &HeaderValue) -> bool {
         let Some(named) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
@@ -93,7 +93,7 @@ pub(super) fn named_host(parts: &request::Parts) -> Option<HeaderValue> {
 
 /// What a client or a rule says of a download besides its URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ask {
+pub(super) struct DownloadOptions {
     /// What is smaller is not shared.
     pub least: u64,
     /// Query parameters that are no part of the identity; `None`: the signatures that we know.
@@ -106,7 +106,7 @@ pub(super) struct Ask {
     pub piece_length: Option<u64>,
 }
 
-impl Ask {
+impl DownloadOptions {
     /// The filter to apply to the URL.
     pub(super) fn filter(&self) -> Filter<'_> {
         self.filtered.as_deref().map_or(Filter::Signatures, Filter::Named)
@@ -125,13 +125,13 @@ pub(super) enum Route {
     /// A tunnel that we look into.
     Intercept(Endpoint),
     /// Passed on, the answer too.
-    Forward(Origin),
+    Forward(Target),
     /// Passed on; the answer becomes a task if it is large and may be shared.
-    Watch(Origin, Ask),
+    Inspect(Target, DownloadOptions),
     /// The origin is asked for one byte first: it looks like a large file.
-    Probe(Origin, Ask),
+    Probe(Target, DownloadOptions),
     /// A content that is named by its digest.
-    Blob(Origin, Ask, Digest),
+    Blob(Target, DownloadOptions, Digest),
 }
 
 /// A route's name in metrics and logs.
@@ -214,46 +214,52 @@ fn decide(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Route,
     if parts.method == Method::CONNECT {
         return Ok(connect(&parts.uri, routes)?);
     }
-    let origin = resolve(parts, routes, door)?;
-    if origin.keep_host || upgrade(&parts.headers).is_some() || !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Ok(Route::Forward(origin));
+    let target = resolve(parts, routes, door)?;
+    if target.keep_host || upgrade(&parts.headers).is_some() || !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Ok(Route::Forward(target));
     }
-    let url = origin.uri.to_string();
+    let url = target.uri.to_string();
     let rule = routes.config.rules.iter().find(|rule| rule.regex.is_match(&url));
-    let origin = match rule {
-        Some(rule) => Origin { uri: rule.rewrite(&origin.uri), ..origin },
-        None => origin,
+    let target = match rule {
+        Some(rule) => Target { uri: rule.rewrite(&target.uri), ..target },
+        None => target,
     };
     if !is_plain_get(parts) {
-        return Ok(Route::Forward(origin));
+        return Ok(Route::Forward(target));
     }
-    let ask = ask(&parts.headers, rule, &routes.config)?;
-    Ok(recognise(parts, origin, ask, rule.is_some(), &routes.config))
+    let options = options(&parts.headers, rule, &routes.config)?;
+    Ok(recognise(parts, target, options, rule.is_some(), &routes.config))
 }
 
 /// Which large download this GET is, if it is one.
-fn recognise(parts: &request::Parts, origin: Origin, ask: Ask, by_rule: bool, config: &Config) -> Route {
+fn recognise(
+    parts: &request::Parts,
+    target: Target,
+    options: DownloadOptions,
+    by_rule: bool,
+    config: &Config,
+) -> Route {
     let p2p = parts.headers.get(USE_P2P).map(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
-    if p2p == Some(false) || has_secret(&origin.uri, ask.filter()) {
-        return Route::Forward(origin);
+    if p2p == Some(false) || has_secret(&target.uri, options.filter()) {
+        return Route::Forward(target);
     }
-    if let Some(digest) = registry::blob_digest(origin.uri.path()) {
+    if let Some(digest) = registry::blob_digest(target.uri.path()) {
         // Whether the client's copy is still good is the origin's to say, and who may read what it signs for some.
-        return if is_conditional(&parts.headers) || is_signed(&origin.uri) {
-            Route::Forward(origin)
+        return if is_conditional(&parts.headers) || is_signed(&target.uri) {
+            Route::Forward(target)
         } else {
-            Route::Blob(origin, ask, digest)
+            Route::Blob(target, options, digest)
         };
     }
     if by_rule || p2p == Some(true) {
-        return Route::Probe(origin, Ask { least: 1, ..ask });
+        return Route::Probe(target, DownloadOptions { least: 1, ..options });
     }
-    if has_suffix(&origin.uri, &config.suffixes) {
-        return Route::Probe(origin, ask);
+    if has_suffix(&target.uri, &config.suffixes) {
+        return Route::Probe(target, options);
     }
     match wish(&parts.headers) {
-        RangeWish::Whole => Route::Watch(origin, ask),
-        _ => Route::Forward(origin),
+        RangeWish::Whole => Route::Inspect(target, options),
+        _ => Route::Forward(target),
     }
 }
 
@@ -285,13 +291,13 @@ fn bare(host: &str) -> &str {
 }
 
 /// The absolute URL that a request means.
-fn resolve(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Origin, Refusal> {
+fn resolve(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Target, Refusal> {
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     if let Some((scheme, authority)) = &door.through {
         let uri = absolute(scheme.clone(), authority.clone(), target)?;
-        let mut origin = Origin { uri, mirror: false, keep_host: false };
-        origin.keep_host = named_host(parts).is_some_and(|host| !origin.is_named(&host));
-        return Ok(origin);
+        let mut target = Target { uri, mirror: false, keep_host: false };
+        target.keep_host = named_host(parts).is_some_and(|host| !target.is_named(&host));
+        return Ok(target);
     }
     let (scheme, authority) = match (parts.uri.scheme(), parts.uri.authority()) {
         (Some(scheme), Some(authority)) if !door.is(authority) => (scheme, authority),
@@ -301,15 +307,15 @@ fn resolve(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Origi
         return Err(Fault::client(StatusCode::BAD_REQUEST, "This proxy speaks http and https only.").into());
     }
     let uri = absolute(scheme.clone(), without_user(authority)?, target)?;
-    Ok(Origin { uri, mirror: false, keep_host: false })
+    Ok(Target { uri, mirror: false, keep_host: false })
 }
 
-fn mirrored(parts: &request::Parts, mirror: &Mirror) -> Result<Origin, Refusal> {
+fn mirrored(parts: &request::Parts, mirror: &Mirror) -> Result<Target, Refusal> {
     if !registry::is_registry_path(parts.uri.path()) {
         return Err(Fault::client(StatusCode::NOT_FOUND, HELP).into());
     }
     let uri = mirror.resolve(&parts.uri, &parts.headers)?;
-    Ok(Origin { uri, mirror: true, keep_host: false })
+    Ok(Target { uri, mirror: true, keep_host: false })
 }
 
 fn absolute(scheme: Scheme, authority: Authority, target: PathAndQuery) -> Result<Uri, Fault> {
@@ -325,7 +331,7 @@ fn without_user(authority: &Authority) -> Result<Authority, Fault> {
 }
 
 /// What the client's headers, or else the rule, say of the download.
-fn ask(headers: &HeaderMap, rule: Option<&Rule>, config: &Config) -> Result<Ask, Fault> {
+fn options(headers: &HeaderMap, rule: Option<&Rule>, config: &Config) -> Result<DownloadOptions, Fault> {
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let label = |name: &HeaderName| {
         let label = text(name).unwrap_or_default();
@@ -347,7 +353,7 @@ fn ask(headers: &HeaderMap, rule: Option<&Rule>, config: &Config) -> Result<Ask,
     };
     let by_client = text(&FILTERED).map(|names| names.split(',').map(|name| name.trim().to_owned()).collect());
     let by_rule = || rule.map(|rule| rule.filtered_query_params.as_slice()).filter(|names| !names.is_empty());
-    Ok(Ask {
+    Ok(DownloadOptions {
         least: config.min_size.max(1),
         filtered: by_client.or_else(|| by_rule().map(Into::into)),
         tag: label(&TAG)?,
@@ -396,10 +402,10 @@ mod tests {
             Route::Ping => "ping".into(),
             Route::Tunnel(Endpoint { host, port }) => format!("tunnel {host} {port}"),
             Route::Intercept(Endpoint { host, port }) => format!("intercept {host} {port}"),
-            Route::Forward(origin) => format!("forward {}", origin.uri),
-            Route::Watch(origin, _) => format!("watch {}", origin.uri),
-            Route::Probe(origin, _) => format!("probe {}", origin.uri),
-            Route::Blob(origin, _, _) => format!("blob {}", origin.uri),
+            Route::Forward(target) => format!("forward {}", target.uri),
+            Route::Inspect(target, _) => format!("inspect {}", target.uri),
+            Route::Probe(target, _) => format!("probe {}", target.uri),
+            Route::Blob(target, _, _) => format!("blob {}", target.uri),
         }
     }
 
@@ -407,7 +413,7 @@ mod tests {
     fn every_kind_of_request_has_its_way() {
         let blob = format!("/v2/library/x/blobs/{DIGEST}");
         for (method, uri, lines, want) in [
-            ("GET", "http://a/b", &[][..], "watch http://a/b"),
+            ("GET", "http://a/b", &[][..], "inspect http://a/b"),
             ("GET", "http://u:p@a/b", &[], "forward http://a/b"),
             ("HEAD", "http://a/b.iso", &[], "forward http://a/b.iso"),
             ("POST", "http://a/b.iso", &[], "forward http://a/b.iso"),
@@ -433,7 +439,7 @@ mod tests {
             ("GET", "http://a/ruled/b?token=1", &[], "forward https://mirror:81/ruled/b?token=1"),
             ("GET", &blob, &[], &format!("blob https://registry.example{blob}")),
             ("HEAD", &blob, &[], &format!("forward https://registry.example{blob}")),
-            ("GET", "/v2/", &[], "watch https://registry.example/v2/"),
+            ("GET", "/v2/", &[], "inspect https://registry.example/v2/"),
             ("GET", "/", &[], "reject 404"),
             ("GET", "ftp://a/b", &[], "reject 400"),
             ("GET", "http://a/b", &[("via", "1.1 me")], "reject 508"),
@@ -456,7 +462,7 @@ mod tests {
         for (uri, want) in [
             ("/v2/", "ping"),
             ("/v2/x/manifests/1", "reject 400"),
-            ("/v2/quay.io/x/tags/list", "watch https://quay.io/v2/x/tags/list"),
+            ("/v2/quay.io/x/tags/list", "inspect https://quay.io/v2/x/tags/list"),
         ] {
             let parts = Request::get(uri).body(()).unwrap().into_parts().0;
             assert_eq!(short(&classify(&parts, &routes, &Door::default())), want, "{uri}");
@@ -470,22 +476,22 @@ mod tests {
             (&[("host", "a:8443")][..], "/b.iso", "probe https://a:8443/b.iso"),
             (&[], "https://a:8443/b.iso", "probe https://a:8443/b.iso"),
             (&[("host", "other")], "/b.iso", "forward https://a:8443/b.iso"),
-            (&[("host", "a:8443")], "/v2/", "watch https://a:8443/v2/"),
+            (&[("host", "a:8443")], "/v2/", "inspect https://a:8443/v2/"),
         ] {
             assert_eq!(short(&route_from(&door, "GET", uri, lines)), want, "{lines:?} {uri}");
         }
-        let Route::Forward(origin) = route_from(&door, "GET", "/b", &[("host", "other")]) else { panic!() };
-        assert!(origin.keep_host);
+        let Route::Forward(target) = route_from(&door, "GET", "/b", &[("host", "other")]) else { panic!() };
+        assert!(target.keep_host);
     }
 
     #[test]
     fn what_is_addressed_to_ourselves_is_meant_for_us() {
         let door = Door { through: None, local: Some("127.0.0.1:4001".parse().unwrap()) };
         for (uri, want) in [
-            ("http://127.0.0.1:4001/v2/", "watch https://registry.example/v2/"),
+            ("http://127.0.0.1:4001/v2/", "inspect https://registry.example/v2/"),
             ("http://localhost:4001/x", "reject 404"),
-            ("http://127.0.0.1:4002/x", "watch http://127.0.0.1:4002/x"),
-            ("http://127.0.0.2:4001/x", "watch http://127.0.0.2:4001/x"),
+            ("http://127.0.0.1:4002/x", "inspect http://127.0.0.1:4002/x"),
+            ("http://127.0.0.2:4001/x", "inspect http://127.0.0.2:4001/x"),
         ] {
             assert_eq!(short(&route_from(&door, "GET", uri, &[])), want, "{uri}");
         }
@@ -495,14 +501,17 @@ mod tests {
     fn the_client_has_the_last_word_on_what_it_asks_for() {
         let lines =
             [("x-dragonfly-tag", " t "), ("x-dragonfly-application", "a"), ("x-dragonfly-piece-length", "4194304")];
-        let Route::Probe(_, ask) = route("GET", "http://a/ruled/b", &lines) else { panic!() };
-        assert_eq!((ask.tag.as_str(), ask.application.as_str(), ask.piece_length), ("t", "a", Some(4 << 20)));
-        assert_eq!((ask.least, ask.filter()), (1, Filter::Named(&["s".into()])));
+        let Route::Probe(_, options) = route("GET", "http://a/ruled/b", &lines) else { panic!() };
+        assert_eq!(
+            (options.tag.as_str(), options.application.as_str(), options.piece_length),
+            ("t", "a", Some(4 << 20))
+        );
+        assert_eq!((options.least, options.filter()), (1, Filter::Named(&["s".into()])));
         let lines = [("x-dragonfly-filtered-query-params", "x, y")];
-        let Route::Probe(_, ask) = route("GET", "http://a/ruled/b", &lines) else { panic!() };
-        assert_eq!(ask.filter(), Filter::Named(&["x".into(), "y".into()]));
-        let Route::Watch(_, ask) = route("GET", "http://a/b", &[]) else { panic!() };
-        assert_eq!((ask.least, ask.filter()), (8 << 20, Filter::Signatures));
+        let Route::Probe(_, options) = route("GET", "http://a/ruled/b", &lines) else { panic!() };
+        assert_eq!(options.filter(), Filter::Named(&["x".into(), "y".into()]));
+        let Route::Inspect(_, options) = route("GET", "http://a/b", &[]) else { panic!() };
+        assert_eq!((options.least, options.filter()), (8 << 20, Filter::Signatures));
         let long = "t".repeat(MAX_LABEL + 1);
         assert_eq!(short(&route("GET", "http://a/b", &[("x-dragonfly-tag", &long)])), "reject 400");
     }

@@ -1,6 +1,6 @@
 //! Where the proxy meets the tasks: what an origin's answer says about sharing, and a task's bytes as an answer.
 //!
-//! - `watch`: the request is sent as it is; a large sharable answer becomes the task's source stream.
+//! - `inspect`: the request is sent as it is; a large sharable answer becomes the task's source stream.
 //! - `probe`: one byte is asked for first, with the client's own preconditions, so that a host which comes late costs
 //!   the origin next to nothing.
 //! - `blob`: the name is the digest; nothing needs to be asked.
@@ -26,7 +26,7 @@ use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
 use super::headers::{add_via, is_just_modified, is_sharable, kept, vary};
-use super::route::{Ask, Label, Origin};
+use super::route::{DownloadOptions, Label, Target};
 use super::rules::identity_url;
 use crate::backend::{SourceRequest, SourceResponse};
 use crate::net::{Body, BoxError, empty_body};
@@ -40,16 +40,16 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const PROBES: u32 = 2;
 
 /// One request on its way to a task.
-struct Errand<'a> {
+struct TaskRequest<'a> {
     parts: &'a request::Parts,
-    origin: &'a Origin,
-    ask: &'a Ask,
+    target: &'a Target,
+    options: &'a DownloadOptions,
     /// When the first byte of the answer is due.
     deadline: Instant,
 }
 
 /// How an attempt to answer from a task ends, when it doesn't with an answer.
-enum Miss {
+enum Fallback {
     /// The origin is to be asked directly.
     Direct,
     /// The content changed: what is known of it is wrong.
@@ -59,171 +59,183 @@ enum Miss {
 }
 
 impl Inner {
-    fn errand<'a>(&self, parts: &'a request::Parts, origin: &'a Origin, ask: &'a Ask) -> Errand<'a> {
-        Errand { parts, origin, ask, deadline: Instant::now() + self.config().first_byte }
+    fn request<'a>(
+        &self,
+        parts: &'a request::Parts,
+        target: &'a Target,
+        options: &'a DownloadOptions,
+    ) -> TaskRequest<'a> {
+        TaskRequest { parts, target, options, deadline: Instant::now() + self.config().first_byte }
     }
 
     /// Forwards a GET; an answer that is worth it becomes a task.
-    pub(super) async fn watch(
+    pub(super) async fn inspect(
         &self,
         parts: request::Parts,
-        origin: Origin,
-        ask: Ask,
+        target: Target,
+        options: DownloadOptions,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
-        let errand = self.errand(&parts, &origin, &ask);
-        let answer = self.fetch(&parts, outbound(&parts, &origin, &self.config().id), &origin).await?;
-        self.adopt(&errand, answer, record).await
+        let request = self.request(&parts, &target, &options);
+        let answer = self.fetch(&parts, outbound(&parts, &target, &self.config().id), &target).await?;
+        self.adopt(&request, answer, record).await
     }
 
     /// Asks for one byte, then for the task that the answer describes.
     pub(super) async fn probe(
         &self,
         parts: request::Parts,
-        origin: Origin,
-        ask: Ask,
+        target: Target,
+        options: DownloadOptions,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
-        let errand = self.errand(&parts, &origin, &ask);
+        let request = self.request(&parts, &target, &options);
         for _ in 0..PROBES {
-            let mut headers = outbound(&parts, &origin, &self.config().id);
+            let mut headers = outbound(&parts, &target, &self.config().id);
             headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
             headers.remove(header::IF_RANGE);
-            let answer = self.fetch(&parts, headers, &origin).await?;
+            let answer = self.fetch(&parts, headers, &target).await?;
             match answer.status() {
                 StatusCode::PARTIAL_CONTENT => {}
-                StatusCode::OK => return self.adopt(&errand, answer, record).await,
+                StatusCode::OK => return self.adopt(&request, answer, record).await,
                 // The origin's judgement of the client's own preconditions.
-                StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED => return Ok(self.pass(answer, &origin)),
+                StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED => return Ok(self.pass(answer, &target)),
                 _ => break,
             }
-            let Some(spec) = self.spec_of(&errand, &source(answer)) else { break };
+            let Some(spec) = self.spec_of(&request, &source(answer)) else { break };
             let wish = wish_of(&parts.headers, validators(&spec.identity));
-            match self.serve_task(&errand, spec, wish, None, record).await {
+            match self.serve_task(&request, spec, wish, None, record).await {
                 Ok(response) => return Ok(response),
-                Err(Miss::Changed) => {}
-                Err(Miss::Direct) => break,
-                Err(Miss::Fault(fault)) => return Err(fault),
+                Err(Fallback::Changed) => {}
+                Err(Fallback::Direct) => break,
+                Err(Fallback::Fault(fault)) => return Err(fault),
             }
         }
-        self.direct(&errand).await
+        self.direct(&request).await
     }
 
     /// A content that is named by its digest.
     pub(super) async fn blob(
         &self,
         parts: request::Parts,
-        origin: Origin,
-        ask: Ask,
+        target: Target,
+        options: DownloadOptions,
         digest: Digest,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
-        let errand = self.errand(&parts, &origin, &ask);
-        let mut source = self.source_request(&errand).following_redirects();
+        let request = self.request(&parts, &target, &options);
+        let mut source = self.source_request(&request).following_redirects();
         // The digest is that of the content as it is.
         source.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let spec = self.spec(&errand, Identity::Digest(digest), source, None);
+        let spec = self.spec(&request, Identity::Digest(digest), source, None);
         // The entity tag of a blob is its quoted digest.
         let tag = format!("\"{digest}\"");
         let named = parts.headers.get(header::IF_RANGE).is_none_or(|named| named.as_bytes() == tag.as_bytes());
         let wish = if named { wish(&parts.headers) } else { RangeWish::Whole };
-        match self.serve_task(&errand, spec, wish, None, record).await {
+        match self.serve_task(&request, spec, wish, None, record).await {
             Ok(response) => Ok(response),
-            Err(Miss::Fault(fault)) => Err(fault),
-            Err(Miss::Direct | Miss::Changed) => self.direct(&errand).await,
+            Err(Fallback::Fault(fault)) => Err(fault),
+            Err(Fallback::Direct | Fallback::Changed) => self.direct(&request).await,
         }
     }
 
     /// Makes the answer under way a task's source if it is worth it; else passes it on.
     async fn adopt(
         &self,
-        errand: &Errand<'_>,
+        request: &TaskRequest<'_>,
         answer: Answer,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
         let answer = source(answer);
-        let spec = Some(&answer).filter(|answer| answer.status == StatusCode::OK).and_then(|a| self.spec_of(errand, a));
-        let Some(spec) = spec else { return Ok(self.untouched(answer, errand.origin)) };
-        let wish = wish_of(&errand.parts.headers, validators(&spec.identity));
-        match self.serve_task(errand, spec, wish, Some(answer), record).await {
+        let spec =
+            Some(&answer).filter(|answer| answer.status == StatusCode::OK).and_then(|a| self.spec_of(request, a));
+        let Some(spec) = spec else { return Ok(self.untouched(answer, request.target)) };
+        let wish = wish_of(&request.parts.headers, validators(&spec.identity));
+        match self.serve_task(request, spec, wish, Some(answer), record).await {
             Ok(response) => Ok(response),
-            Err(Miss::Fault(fault)) => Err(fault),
-            Err(Miss::Direct | Miss::Changed) => self.direct(errand).await,
+            Err(Fallback::Fault(fault)) => Err(fault),
+            Err(Fallback::Direct | Fallback::Changed) => self.direct(request).await,
         }
     }
 
     /// Asks the origin as if we were not there.
-    async fn direct(&self, errand: &Errand<'_>) -> Result<Response<Body>, Fault> {
-        let headers = outbound(errand.parts, errand.origin, &self.config().id);
-        Ok(self.pass(self.fetch(errand.parts, headers, errand.origin).await?, errand.origin))
+    async fn direct(&self, request: &TaskRequest<'_>) -> Result<Response<Body>, Fault> {
+        let headers = outbound(request.parts, request.target, &self.config().id);
+        Ok(self.pass(self.fetch(request.parts, headers, request.target).await?, request.target))
     }
 
     /// The task that this answer (a 200, or the 206 of a probe) describes; `None` where it is not to be shared.
-    fn spec_of(&self, errand: &Errand<'_>, answer: &SourceResponse) -> Option<TaskSpec> {
+    fn spec_of(&self, request: &TaskRequest<'_>, answer: &SourceResponse) -> Option<TaskSpec> {
         let span = answer.span().filter(|span| span.start == 0)?;
         let validators = answer.validators();
-        if span.total < errand.ask.least || !validators.is_strong() || !is_sharable(&answer.headers) {
+        if span.total < request.options.least || !validators.is_strong() || !is_sharable(&answer.headers) {
             return None;
         }
         if validators.etag.is_none() && is_just_modified(&answer.headers, SystemTime::now()) {
             return None;
         }
         let identity = Identity::Version {
-            url: identity_url(&errand.origin.uri, errand.ask.filter()),
+            url: identity_url(&request.target.uri, request.options.filter()),
             validators,
             length: span.total,
-            vary: vary(&answer.headers, &errand.parts.headers)?,
-            tag: errand.ask.tag.clone(),
-            application: errand.ask.application.clone(),
-            piece_length: errand.ask.piece_length,
+            vary: vary(&answer.headers, &request.parts.headers)?,
+            tag: request.options.tag.clone(),
+            application: request.options.application.clone(),
+            piece_length: request.options.piece_length,
         };
         let known = Known { length: span.total, headers: kept(&answer.headers) };
-        Some(self.spec(errand, identity, self.source_request(errand), Some(known)))
+        Some(self.spec(request, identity, self.source_request(request), Some(known)))
     }
 
-    fn spec(&self, errand: &Errand<'_>, identity: Identity, source: SourceRequest, known: Option<Known>) -> TaskSpec {
+    fn spec(
+        &self,
+        request: &TaskRequest<'_>,
+        identity: Identity,
+        source: SourceRequest,
+        known: Option<Known>,
+    ) -> TaskSpec {
         TaskSpec {
             identity,
             source,
             known,
-            tag: errand.ask.tag.clone(),
-            application: errand.ask.application.clone(),
+            tag: request.options.tag.clone(),
+            application: request.options.application.clone(),
             source_wish: if self.config().use_source { SourceWish::Allowed } else { SourceWish::Forbidden },
         }
     }
 
     /// How the origin is asked for the content on this client's behalf.
-    fn source_request(&self, errand: &Errand<'_>) -> SourceRequest {
-        let mut headers = outbound(errand.parts, errand.origin, &self.config().id);
+    fn source_request(&self, request: &TaskRequest<'_>) -> SourceRequest {
+        let mut headers = outbound(request.parts, request.target, &self.config().id);
         for name in PRECONDITIONS.iter().chain(&[header::RANGE, header::IF_RANGE, header::TE]) {
             headers.remove(name);
         }
-        SourceRequest::new(errand.origin.uri.clone(), headers)
+        SourceRequest::new(request.target.uri.clone(), headers)
     }
 
     /// Opens the task and waits for its first byte, so that whatever fails before can still be answered otherwise.
     async fn serve_task(
         &self,
-        errand: &Errand<'_>,
+        request: &TaskRequest<'_>,
         spec: TaskSpec,
         wish: RangeWish,
         under_way: Option<SourceResponse>,
         record: &mut Option<Record>,
-    ) -> Result<Response<Body>, Miss> {
+    ) -> Result<Response<Body>, Fallback> {
         let digest = spec.identity.digest();
         let task = spec.identity.task_id();
         let span = tracing::info_span!("task", %task);
         let opening = self.tasks.open(spec, wish, under_way).instrument(span.clone());
-        let opened = match timeout_at(errand.deadline, opening).await {
+        let opened = match timeout_at(request.deadline, opening).await {
             Ok(opened) => opened.map_err(|error| self.missed(&error))?,
             Err(_) => return Err(self.late()),
         };
         let mut stream = match opened {
             Opened::Content(stream) => stream,
             Opened::Unsatisfiable { length } => return Ok(self.unsatisfiable(length)),
-            Opened::Origin(answer) => return Ok(self.untouched(answer, errand.origin)),
+            Opened::Origin(answer) => return Ok(self.untouched(answer, request.target)),
         };
-        let first = match timeout_at(errand.deadline, stream.frame()).instrument(span).await {
+        let first = match timeout_at(request.deadline, stream.frame()).instrument(span).await {
             Ok(Some(Ok(frame))) => Some(frame),
             Ok(None) => None,
             Ok(Some(Err(broken))) => return Err(self.broke(&broken)),
@@ -236,42 +248,42 @@ impl Inner {
         Ok(self.content(stream, first, wish, digest))
     }
 
-    fn missed(&self, error: &OpenError) -> Miss {
+    fn missed(&self, error: &OpenError) -> Fallback {
         match error {
-            OpenError::Changed => Miss::Changed,
-            OpenError::Source(error) => Miss::Fault(Fault::from(&**error)),
+            OpenError::Changed => Fallback::Changed,
+            OpenError::Source(error) => Fallback::Fault(Fault::from(&**error)),
             OpenError::Local(why) if self.config().use_source => {
                 tracing::warn!(%why, "a task could not be opened: its origin is asked directly");
-                Miss::Direct
+                Fallback::Direct
             }
-            OpenError::Local(why) => Miss::Fault(Fault::unavailable(why.clone())),
+            OpenError::Local(why) => Fallback::Fault(Fault::unavailable(why.clone())),
         }
     }
 
-    fn broke(&self, broken: &Broken) -> Miss {
+    fn broke(&self, broken: &Broken) -> Fallback {
         tracing::warn!(%broken, "a task broke before its first byte");
         match broken {
-            Broken::Changed => Miss::Changed,
-            _ if self.config().use_source => Miss::Direct,
-            broken => Miss::Fault(Fault::unavailable(broken.to_string())),
+            Broken::Changed => Fallback::Changed,
+            _ if self.config().use_source => Fallback::Direct,
+            broken => Fallback::Fault(Fault::unavailable(broken.to_string())),
         }
     }
 
-    fn late(&self) -> Miss {
+    fn late(&self) -> Fallback {
         if self.config().use_source {
             tracing::warn!("a task gave no first byte in time: its origin is asked directly");
-            return Miss::Direct;
+            return Fallback::Direct;
         }
-        Miss::Fault(Fault::timeout("No peer gave the first byte of this content in time."))
+        Fallback::Fault(Fault::timeout("No peer gave the first byte of this content in time."))
     }
 
     /// The origin's own answer.
-    fn untouched(&self, answer: SourceResponse, origin: &Origin) -> Response<Body> {
+    fn untouched(&self, answer: SourceResponse, target: &Target) -> Response<Body> {
         let mut response = Response::new(());
         *response.status_mut() = answer.status;
         *response.version_mut() = answer.version;
         *response.headers_mut() = answer.headers;
-        self.passed(response.into_parts().0, answer.body, origin)
+        self.passed(response.into_parts().0, answer.body, target)
     }
 
     fn unsatisfiable(&self, length: u64) -> Response<Body> {
@@ -312,7 +324,7 @@ impl Inner {
             let last = range.end() - 1;
             set(&mut headers, header::CONTENT_RANGE, &format!("bytes {}-{last}/{length}", range.start()));
         }
-        let mut response = Response::new(Begun { first, rest: stream }.map_err(BoxError::from).boxed_unsync());
+        let mut response = Response::new(PeekedBody { first, rest: stream }.map_err(BoxError::from).boxed_unsync());
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
@@ -344,12 +356,12 @@ fn source(answer: Answer) -> SourceResponse {
 }
 
 /// A task's stream whose first frame was waited for.
-struct Begun {
+struct PeekedBody {
     first: Option<Frame<Bytes>>,
     rest: ContentStream,
 }
 
-impl http_body::Body for Begun {
+impl http_body::Body for PeekedBody {
     type Data = Bytes;
     type Error = Broken;
 
