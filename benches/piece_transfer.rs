@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use damselfly::p2p::transport::{DataClient, DataServer, Metrics, ServerConfig};
 use damselfly::storage::{Config, NewTask, Storage, StoredTask};
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Geometry, TaskId};
+use damselfly_core::{Audience, Geometry, TaskId};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -182,5 +182,12 @@ impl Parent {
 }
 
 fn new_task(geometry: Geometry) -> NewTask {
-    NewTask { id: TaskId::from_bytes([1; 32]), geometry, digest: None, origin: Origin::default(), headers: Vec::new() }
+    NewTask {
+        id: TaskId::from_bytes([1; 32]),
+        geometry,
+        digest: None,
+        origin: Origin::default(),
+        headers: Vec::new(),
+        audience: Audience::Public,
+    }
 }

@@ -12,7 +12,7 @@ mod response;
 
 use std::fmt;
 
-use http::header::{IF_RANGE, RANGE};
+use http::header::{IF_RANGE, RANGE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body_util::BodyExt as _;
 
@@ -105,7 +105,11 @@ impl Backend {
         let client = if request.for_others { self.client.for_others() } else { &self.client };
         let mut followed = 0;
         loop {
-            let response = ask(client, &uri, &headers).await?;
+            let mut response = ask(client, &uri, &headers).await?;
+            if followed > 0 {
+                // The client asked another server than the one that sets them.
+                response.headers.remove(SET_COOKIE);
+            }
             if !request.follow_redirects || followed == MAX_REDIRECTS {
                 return Ok(response);
             }

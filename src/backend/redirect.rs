@@ -1,8 +1,12 @@
 //! Following a redirect of a GET: where to, and with which of the request's headers. Pure.
 
-use http::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, PROXY_AUTHORIZATION};
-use http::{HeaderMap, StatusCode, Uri};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HOST, IF_RANGE, LOCATION, RANGE, USER_AGENT, VIA};
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use url::Url;
+
+/// What another origin may be sent of a request: it says which bytes are wanted and in which form. Everything else may
+/// be a credential, under whatever name.
+const FOR_ANYBODY: [HeaderName; 7] = [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, IF_RANGE, RANGE, USER_AGENT, VIA];
 
 /// Where the answer sends a GET for `from`; `None` where it is no redirect that can be followed.
 pub(super) fn target(from: &Uri, status: StatusCode, headers: &HeaderMap) -> Option<Uri> {
@@ -21,7 +25,8 @@ pub(super) fn target(from: &Uri, status: StatusCode, headers: &HeaderMap) -> Opt
 pub(super) fn forget_credentials(from: &Uri, next: &Uri, headers: &mut HeaderMap) {
     headers.remove(HOST);
     if origin(from) != origin(next) {
-        for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION] {
+        let foreign: Vec<HeaderName> = headers.keys().filter(|name| !FOR_ANYBODY.contains(name)).cloned().collect();
+        for name in foreign {
             headers.remove(name);
         }
     }
@@ -71,13 +76,15 @@ mod tests {
             ("https://a.example/x", "https://b.a.example/x", false),
         ] {
             let mut headers = HeaderMap::new();
-            for name in [AUTHORIZATION, COOKIE, HOST] {
-                headers.insert(name, "x".parse().unwrap());
+            let secret = ["authorization", "cookie", "x-api-key", "private-token", "x-anything"];
+            for name in secret.into_iter().chain(["host", "range", "accept"]) {
+                headers.insert(HeaderName::from_static(name), "x".parse().unwrap());
             }
             forget_credentials(&from.parse().unwrap(), &next.parse().unwrap(), &mut headers);
-            assert_eq!(headers.contains_key(AUTHORIZATION), kept, "{next}");
-            assert_eq!(headers.contains_key(COOKIE), kept, "{next}");
-            assert!(!headers.contains_key(HOST));
+            for name in secret {
+                assert_eq!(headers.contains_key(name), kept, "{name} to {next}");
+            }
+            assert!(headers.contains_key(RANGE) && headers.contains_key(ACCEPT) && !headers.contains_key(HOST));
         }
     }
 }

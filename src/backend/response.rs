@@ -3,7 +3,7 @@
 use std::fmt;
 
 use damselfly_core::Validators;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, StatusCode, Version};
 use http_content_range::ContentRange;
 
@@ -58,6 +58,15 @@ impl SourceResponse {
             }
             _ => None,
         }
+    }
+
+    /// Whether the source lets others than the asker keep its answer: neither `no-store` nor `private` (RFC 9111, 3).
+    pub fn may_be_stored(&self) -> bool {
+        let lines = self.headers.get_all(CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
+        !lines.flat_map(|line| line.split(',')).any(|directive| {
+            let name = directive.split('=').next().unwrap_or_default().trim();
+            name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("private")
+        })
     }
 
     fn length(&self) -> Option<u64> {

@@ -229,6 +229,8 @@ impl Driver {
             Ok(opened) => opened,
             Err(trouble) => return self.source_refused(trouble),
         };
+        // Before readers can see the file, so that who was admitted by this answer is not asked again.
+        self.spec.admission.grant(&opened.response.headers);
         if self.stored.is_none() {
             self.headers = opened.response.headers.clone();
             let geometry = self.spec.geometry(opened.total);

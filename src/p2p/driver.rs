@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use damselfly_core::swarm::{Answer, Report};
-use damselfly_core::{ByteRange, Geometry, Moment, PeerId, PieceNumber, PieceSet};
+use damselfly_core::{Audience, ByteRange, Geometry, Moment, PeerId, PieceNumber, PieceSet};
 use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -275,7 +275,8 @@ impl Driver {
             config: self.shared.config.download.clone(),
             geometry,
             have: self.stored.as_ref().map_or_else(|| PieceSet::empty(0), StoredTask::have),
-            scheduler: true,
+            // What is for this host alone is nobody else's business.
+            scheduler: self.spec.audience != Audience::Host,
             source: self.spec.source_wish,
             source_under_way: self.under_way.is_some(),
             seed: fastrand::u64(..),

@@ -28,7 +28,7 @@ mod verify;
 pub use flight::Traffic;
 pub use metrics::Metrics;
 pub use stream::{Broken, ContentStream, HELD_TAIL};
-pub use tasks::{Config, Known, OpenError, Opened, Parts, TaskSpec, Tasks};
+pub use tasks::{Admission, Config, Known, OpenError, Opened, Parts, TaskSpec, Tasks};
 
 #[cfg(test)]
 mod tests;

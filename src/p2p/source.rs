@@ -79,7 +79,7 @@ pub(crate) fn judge(
     expected: &Expected,
 ) -> Result<Opened, Trouble> {
     match response.status {
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT => {}
+        StatusCode::OK | StatusCode::PARTIAL_CONTENT if response.may_be_stored() => {}
         StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => return Err(Trouble::Changed),
         _ => return Err(Trouble::Refused(response)),
     }

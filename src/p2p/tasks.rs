@@ -3,11 +3,11 @@
 //! **One download per task and host**: the table of flights has one entry a task, made and removed under its lock.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use damselfly_core::swarm::{Holding, HostInfo, Origin, SourceWish};
-use damselfly_core::{Geometry, Identity, Moment, PeerId, RangeWish, TaskId, default_piece_length};
+use damselfly_core::{Audience, Geometry, Identity, Moment, PeerId, RangeWish, TaskId, default_piece_length};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -64,6 +64,31 @@ pub struct TaskSpec {
     pub application: String,
     /// Whether this host may fetch it from the source at all, or is asked to.
     pub source_wish: SourceWish,
+    /// Whether its source is asked with credentials, be they the caller's or this host's certificate.
+    pub with_credentials: bool,
+    /// Whom the content may be given to, as long as nothing better is known.
+    pub audience: Audience,
+    /// Told when the source answers this request with the content.
+    pub admission: Admission,
+}
+
+/// Whether the source has answered the request of one [`TaskSpec`] with the content: then its sender may have it.
+///
+/// Clones are the same. Only the request that the source was really asked with is admitted, not others that joined its
+/// download.
+#[derive(Clone, Debug, Default)]
+pub struct Admission(Arc<OnceLock<Vec<HeaderValue>>>);
+
+impl Admission {
+    /// Notes that the source answered, with these headers.
+    pub(crate) fn grant(&self, answer: &HeaderMap) {
+        self.0.get_or_init(|| answer.get_all(header::SET_COOKIE).iter().cloned().collect());
+    }
+
+    /// The cookies that the source's answer set for the sender of the request; `None` if it was not asked, or said no.
+    pub fn cookies(&self) -> Option<&[HeaderValue]> {
+        self.0.get().map(Vec::as_slice)
+    }
 }
 
 /// What is known of a content before it is downloaded.
@@ -84,6 +109,7 @@ impl TaskSpec {
             Some(content) => Identity::from_content(content)?,
             None => digest?,
         };
+        let audience = if identity.digest().is_some() { Audience::Private } else { Audience::Public };
         let mut headers = HeaderMap::new();
         let mut known = None;
         if let Identity::Version { url, length, vary, .. } = &identity {
@@ -104,6 +130,10 @@ impl TaskSpec {
             tag: origin.tag.clone(),
             application: origin.application.clone(),
             source_wish: SourceWish::Wanted,
+            with_credentials: false,
+            // A digest's content is given to this host's own callers when their registry says so.
+            audience,
+            admission: Admission::default(),
         })
     }
 
@@ -136,6 +166,7 @@ impl TaskSpec {
             digest: self.identity.digest().map(|digest| digest.to_string()),
             tag: self.tag.clone(),
             application: self.application.clone(),
+            private: self.with_credentials,
         }
     }
 
@@ -145,7 +176,13 @@ impl TaskSpec {
             geometry,
             digest: self.identity.digest(),
             origin: self.origin(),
-            headers: headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect(),
+            headers: headers
+                .iter()
+                // A cookie is for whom it was set, and for nobody else.
+                .filter(|(name, _)| *name != header::SET_COOKIE)
+                .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+                .collect(),
+            audience: self.audience,
         }
     }
 }
@@ -250,6 +287,18 @@ impl Tasks {
         self.0.flights().contains_key(id) || self.0.parts.storage.get(id).is_some_and(|stored| stored.is_complete())
     }
 
+    /// Whom the stored content of a task may be given to; `None` where nothing is stored.
+    pub fn audience(&self, id: &TaskId) -> Option<Audience> {
+        self.0.parts.storage.peek(id).map(|stored| stored.audience())
+    }
+
+    /// Notes that the source gives a task's content to anybody. What is kept for this host alone stays so.
+    pub fn set_public(&self, id: &TaskId) {
+        if let Some(stored) = self.0.parts.storage.peek(id).filter(|stored| stored.audience() == Audience::Private) {
+            stored.set_audience(Audience::Public);
+        }
+    }
+
     /// How many downloads are under way.
     pub fn in_flight(&self) -> usize {
         self.0.flights().len()
@@ -264,11 +313,12 @@ impl Tasks {
     /// What this host holds, for a scheduler that does not know it.
     pub fn holdings(&self) -> Vec<Holding> {
         let parts = &self.0.parts;
-        let stored = parts.storage.list().into_iter().filter_map(|task| parts.storage.peek(&task.id));
+        let stored = parts.storage.list().into_iter().filter(|task| task.audience != Audience::Host);
+        let stored = stored.filter_map(|task| parts.storage.peek(&task.id));
         let holdings = stored.map(|stored| Holding {
             task: stored.id(),
             peer: new_peer(&parts.host),
-            origin: stored.origin().clone(),
+            origin: Origin { private: stored.audience() != Audience::Public, ..stored.origin().clone() },
             held: stored.held(),
         });
         holdings.filter(|holding| !holding.held.pieces.is_empty()).collect()
@@ -406,8 +456,8 @@ impl Shared {
             return Ok(Some(Opened::Origin(response)));
         }
         match outcome {
-            Outcome::Done | Outcome::Abandoned => Ok(None),
-            Outcome::Refused => Err(OpenError::Local("the origin's answer cannot be shared".into())),
+            // Who joined a download that its source refused may be one to whom it says yes.
+            Outcome::Done | Outcome::Abandoned | Outcome::Refused => Ok(None),
             Outcome::Source(error) => Err(OpenError::Source(error)),
             Outcome::Changed => Err(OpenError::Changed),
             Outcome::Digest => Err(OpenError::Local("the content did not have its digest".into())),

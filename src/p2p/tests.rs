@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use damselfly_core::swarm::{Answer, Holding, HostInfo, Registration, Report, SourceWish};
-use damselfly_core::{ByteRange, Digest, Geometry, HostId, Identity, PieceNumber, RangeWish, Validators, swarm};
+use damselfly_core::{
+    Audience, ByteRange, Digest, Geometry, HostId, Identity, PieceNumber, RangeWish, Validators, swarm,
+};
 use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -191,6 +193,9 @@ impl House {
             tag: String::new(),
             application: String::new(),
             source_wish: SourceWish::Allowed,
+            with_credentials: false,
+            audience: Audience::Public,
+            admission: Admission::default(),
         }
     }
 

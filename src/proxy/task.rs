@@ -201,6 +201,9 @@ impl Inner {
             tag: request.options.tag.clone(),
             application: request.options.application.clone(),
             source_wish: if self.config().use_source { SourceWish::Allowed } else { SourceWish::Forbidden },
+            with_credentials: false,
+            audience: damselfly_core::Audience::Public,
+            admission: crate::p2p::Admission::default(),
         }
     }
 

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Json;
 use axum::routing::get;
+use damselfly_core::Audience;
 use serde::Serialize;
 
 use crate::storage::{Storage, TaskSummary};
@@ -51,6 +52,8 @@ struct Task {
     unchecked: u32,
     /// Whether the whole agreed with its digest.
     verified: bool,
+    /// Whether every caller's own registry has to be asked before the content is given out.
+    private: bool,
     in_use: bool,
     /// Seconds since 1970.
     created: u64,
@@ -77,6 +80,7 @@ impl Task {
             have: summary.have,
             unchecked: summary.unchecked,
             verified: summary.verified,
+            private: summary.audience != Audience::Public,
             in_use: summary.in_use,
             created: seconds(summary.created),
             last_access: seconds(summary.last_access),
@@ -103,7 +107,14 @@ mod tests {
         let storage = Storage::in_memory(1 << 30);
         let origin = Origin { url: "http://h/x.bin?sig=planted".into(), ..Origin::default() };
         let geometry = Geometry::new(10 << 20, 4 << 20).unwrap();
-        let new = NewTask { id: TaskId::from_bytes([7; 32]), geometry, digest: None, origin, headers: Vec::new() };
+        let new = NewTask {
+            id: TaskId::from_bytes([7; 32]),
+            geometry,
+            digest: None,
+            origin,
+            headers: Vec::new(),
+            audience: Audience::Public,
+        };
         let _held = storage.create(new).unwrap();
         let router = router(storage, Arc::new(|| 3));
         let response = router.oneshot(Request::get("/tasks").body(Body::empty()).unwrap()).await.unwrap();

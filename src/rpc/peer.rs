@@ -17,7 +17,7 @@ use damselfly_api::convert::{self, MAX_MESSAGE, SeedWish};
 use damselfly_api::dfdaemon::dfdaemon_upload_server::{DfdaemonUpload, DfdaemonUploadServer};
 use damselfly_api::dfdaemon::{DownloadTaskRequest, DownloadTaskResponse, SyncPiecesRequest, SyncPiecesResponse};
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Geometry, HostId, PeerId, TaskId};
+use damselfly_core::{Audience, Geometry, HostId, PeerId, TaskId};
 use damselfly_runtime::{Guard, Watch};
 use futures_util::{Stream, StreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
@@ -233,8 +233,8 @@ impl DfdaemonUpload for Service {
     ) -> Result<Response<BoxStream<SyncPiecesResponse>>, Status> {
         let wanted = convert::pieces_wanted_from_wire(request.get_ref())?;
         let open = self.open()?;
-        let stored =
-            self.storage.get(&wanted.task).ok_or_else(|| Status::not_found("this host does not have the task"))?;
+        let stored = self.storage.get(&wanted.task).filter(|stored| stored.audience() != Audience::Host);
+        let stored = stored.ok_or_else(|| Status::not_found("this host does not have the task"))?;
         let pieces = peer_pieces::announce(stored, wanted.pieces, self.config.data_addr, self.config.quiet);
         let announced = self.metrics.announced.clone();
         let messages = pieces.map(move |message| {

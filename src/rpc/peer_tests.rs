@@ -10,7 +10,7 @@ use damselfly_api::dfdaemon::dfdaemon_upload_client::DfdaemonUploadClient;
 use damselfly_api::dfdaemon::download_task_response::Response as Said;
 use damselfly_api::dfdaemon::{SyncHostRequest, SyncPiecesRequest};
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Geometry, PieceNumber, TaskId};
+use damselfly_core::{Audience, Geometry, PieceNumber, TaskId};
 use damselfly_runtime::drain::{Drain, Drained};
 use futures_util::StreamExt;
 use tokio::net::TcpListener;
@@ -48,7 +48,14 @@ impl Peer {
     /// A task of three pieces.
     fn task(&self) -> StoredTask {
         let geometry = Geometry::new(10, 4).unwrap();
-        let new = NewTask { id: TASK, geometry, digest: None, origin: Origin::default(), headers: Vec::new() };
+        let new = NewTask {
+            id: TASK,
+            geometry,
+            digest: None,
+            origin: Origin::default(),
+            headers: Vec::new(),
+            audience: Audience::Public,
+        };
         self.storage.create(new).unwrap()
     }
 
@@ -120,7 +127,11 @@ async fn what_cannot_be_told_is_an_error() {
     let sync = PieceSync::default();
     let missing = sync.follow(peer.addr, &"child".into(), &TASK).await.err();
     assert_eq!(missing, Some(SyncError::Missing));
-    let _stored = peer.task();
+    let stored = peer.task();
+    stored.set_audience(Audience::Host);
+    let kept = sync.follow(peer.addr, &"child".into(), &TASK).await.err();
+    assert_eq!(kept, Some(SyncError::Missing), "what is for this host alone");
+    stored.set_audience(Audience::Private);
     let _open = sync.follow(peer.addr, &"child".into(), &TASK).await.unwrap();
     let full = sync.follow(peer.addr, &"child".into(), &TASK).await.err();
     assert!(matches!(full, Some(SyncError::Gone(_))), "{full:?}");

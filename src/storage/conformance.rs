@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use damselfly_core::swarm::Origin;
-use damselfly_core::{ByteRange, Geometry, PieceDigest, PieceNumber, TaskId};
+use damselfly_core::{Audience, ByteRange, Geometry, PieceDigest, PieceNumber, TaskId};
 
 use super::{Config, MAX_READ, NewTask, Storage, StorageError, StoredTask, Swept};
 
@@ -50,6 +50,7 @@ pub(super) fn new_task(number: u8) -> NewTask {
         digest: None,
         origin: Origin { url: "http://origin/file".into(), ..Origin::default() },
         headers: vec![("etag".into(), b"\"1\"".to_vec())],
+        audience: Audience::Private,
     }
 }
 

@@ -8,13 +8,15 @@
 //! | --- | --- |
 //! | task | version, length u64, piece length u64, created u64 (unix s), digest (optional 32 bytes), origin: url, content (optional), digest (optional), tag, application; number of headers u32, each name and value |
 //! | piece (key: task id, number u32) | version, crc32 u32, blake3 32 bytes |
-//! | state | version, flags u8 (1: whole digest verified), last access u64 (unix s) |
+//! | state | version, flags u8 (1: whole digest verified, 2: private, 4: for this host alone), last access u64 (unix s) |
 
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Blake3, Digest, Geometry, PieceDigest, PieceNumber, TaskId};
+use damselfly_core::{Audience, Blake3, Digest, Geometry, PieceDigest, PieceNumber, TaskId};
 
 const VERSION: u8 = 1;
 const VERIFIED: u8 = 1;
+const PRIVATE: u8 = 2;
+const HOST_ONLY: u8 = 4;
 
 /// The most bytes of a task's record.
 pub(super) const MAX_RECORD: usize = 256 << 10;
@@ -38,6 +40,7 @@ pub(super) struct TaskRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct StateRecord {
     pub(super) verified: bool,
+    pub(super) audience: Audience,
     pub(super) last_access: u64,
 }
 
@@ -78,6 +81,7 @@ impl TaskRecord {
             digest: from.optional(Reader::text)?,
             tag: from.text()?,
             application: from.text()?,
+            private: false,
         };
         let headers =
             (0..from.u32()?).map(|_| Some((from.text()?, from.string()?.to_vec()))).collect::<Option<Vec<_>>>()?;
@@ -89,7 +93,12 @@ impl StateRecord {
     pub(super) fn encode(self) -> [u8; STATE_VALUE] {
         let mut out = [0; STATE_VALUE];
         out[0] = VERSION;
-        out[1] = if self.verified { VERIFIED } else { 0 };
+        out[1] = if self.verified { VERIFIED } else { 0 }
+            | match self.audience {
+                Audience::Public => 0,
+                Audience::Private => PRIVATE,
+                Audience::Host => PRIVATE | HOST_ONLY,
+            };
         out[2..].copy_from_slice(&self.last_access.to_be_bytes());
         out
     }
@@ -99,7 +108,13 @@ impl StateRecord {
         if from.byte()? != VERSION {
             return None;
         }
-        Some(Self { verified: from.byte()? & VERIFIED != 0, last_access: from.u64()? })
+        let flags = from.byte()?;
+        let audience = match (flags & PRIVATE != 0, flags & HOST_ONLY != 0) {
+            (_, true) => Audience::Host,
+            (true, false) => Audience::Private,
+            (false, false) => Audience::Public,
+        };
+        Some(Self { verified: flags & VERIFIED != 0, audience, last_access: from.u64()? })
     }
 }
 
@@ -201,6 +216,7 @@ mod tests {
                 digest: None,
                 tag: "t".into(),
                 application: String::new(),
+                private: false,
             },
             headers: vec![("etag".into(), b"\"x\"".to_vec()), ("x".into(), vec![0xff, 0])],
         }
@@ -219,8 +235,10 @@ mod tests {
         newer[0] = VERSION + 1;
         assert_eq!(TaskRecord::decode(&newer), None, "another version");
 
-        let state = StateRecord { verified: true, last_access: 1 << 40 };
-        assert_eq!(StateRecord::decode(&state.encode()), Some(state));
+        for audience in [Audience::Public, Audience::Private, Audience::Host] {
+            let state = StateRecord { verified: true, audience, last_access: 1 << 40 };
+            assert_eq!(StateRecord::decode(&state.encode()), Some(state));
+        }
         let digest = PieceDigest::of(b"abc");
         assert_eq!(decode_piece(&encode_piece(&digest)), Some(digest));
         let task = TaskId::from_bytes([3; 32]);

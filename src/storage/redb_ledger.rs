@@ -251,7 +251,7 @@ mod tests {
             origin: Origin::default(),
             headers: Vec::new(),
         };
-        Op::Task(TaskId::from_bytes([id; 32]), record, StateRecord { verified: false, last_access: 5 })
+        Op::Task(TaskId::from_bytes([id; 32]), record, StateRecord { last_access: 5, ..StateRecord::default() })
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
         ledger.commit(&[task(1, 100), task(2, 100), task(3, 100)]).unwrap();
         let pieces = [one, two, three].map(|id| Op::Piece(id, PieceNumber(4), digest));
         ledger.commit(&pieces).unwrap();
-        let verified = StateRecord { verified: true, last_access: 9 };
+        let verified = StateRecord { verified: true, last_access: 9, ..StateRecord::default() };
         ledger.commit(&[Op::Remove(two), Op::Forget(three, PieceNumber(4)), Op::State(one, verified)]).unwrap();
         ledger.commit(&[Op::Piece(one, PieceNumber(5), digest), task(3, 50)]).unwrap();
         drop(ledger);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Digest, Geometry, TaskId};
+use damselfly_core::{Audience, Digest, Geometry, TaskId};
 
 use super::config::{Config, StorageError};
 use super::content::Content;
@@ -33,6 +33,8 @@ pub struct NewTask {
     pub origin: Origin,
     /// The answer headers worth keeping; no credentials.
     pub headers: Vec<(String, Vec<u8>)>,
+    /// Whom the content may be given to.
+    pub audience: Audience,
 }
 
 /// What is told of one stored task.
@@ -48,6 +50,8 @@ pub struct TaskSummary {
     pub unchecked: u32,
     /// Whether the whole content agreed with its own digest.
     pub verified: bool,
+    /// Whom the content may be given to.
+    pub audience: Audience,
     /// Whether somebody holds it.
     pub in_use: bool,
     /// Where the content comes from.
@@ -211,7 +215,7 @@ impl Storage {
             return Ok(task);
         }
         let now = now();
-        let NewTask { id, geometry, digest, origin, headers } = new;
+        let NewTask { id, geometry, digest, origin, headers, audience } = new;
         let record = TaskRecord { geometry, created: now, digest, origin, headers };
         let size = record.encode().len();
         if size > MAX_RECORD {
@@ -219,7 +223,7 @@ impl Storage {
         }
         self.make_room(geometry.length())?;
         let (place, file) = self.allocate(&id, geometry.length())?;
-        let state = Arc::new(TaskState::new(id, record, place, now, Arc::clone(&self.inner.shared)));
+        let state = Arc::new(TaskState::new(id, record, place, audience, now, Arc::clone(&self.inner.shared)));
         state.used.store(self.next_use(), Ordering::Relaxed);
         let content = match file {
             Some(file) => state.opened(file),
@@ -464,6 +468,7 @@ fn summary(task: &TaskState, in_use: bool) -> TaskSummary {
         have,
         unchecked,
         verified: state.verified,
+        audience: state.audience,
         in_use,
         origin: task.record.origin.clone(),
         created: time(task.record.created),

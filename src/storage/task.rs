@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use damselfly_core::swarm::{Held, Origin};
-use damselfly_core::{ByteRange, Digest, Geometry, PieceDigest, PieceHasher, PieceNumber, PieceSet, TaskId};
+use damselfly_core::{Audience, ByteRange, Digest, Geometry, PieceDigest, PieceHasher, PieceNumber, PieceSet, TaskId};
 use tokio::sync::{OnceCell, watch};
 
 use super::content::Content;
@@ -100,8 +100,15 @@ impl Progress {
 }
 
 impl TaskState {
-    pub(super) fn new(id: TaskId, record: TaskRecord, place: Place, now: u64, shared: Arc<Shared>) -> Self {
-        let state = StateRecord { verified: false, last_access: now };
+    pub(super) fn new(
+        id: TaskId,
+        record: TaskRecord,
+        place: Place,
+        audience: Audience,
+        now: u64,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let state = StateRecord { verified: false, audience, last_access: now };
         Self::build(id, record, place, state, shared)
     }
 
@@ -504,6 +511,20 @@ impl StoredTask {
         let mut pieces = self.state.pieces();
         if !pieces.state.verified {
             pieces.state.verified = true;
+            self.state.record_state(&pieces);
+        }
+    }
+
+    /// Whom the content may be given to.
+    pub fn audience(&self) -> Audience {
+        self.state.pieces().state.audience
+    }
+
+    /// Notes, durably, whom the content may be given to.
+    pub fn set_audience(&self, audience: Audience) {
+        let mut pieces = self.state.pieces();
+        if pieces.state.audience != audience {
+            pieces.state.audience = audience;
             self.state.record_state(&pieces);
         }
     }

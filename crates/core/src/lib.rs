@@ -20,4 +20,4 @@ pub use id::{HostId, PeerId, TaskId, TaskIdError};
 pub use moment::Moment;
 pub use pieces::PieceSet;
 pub use range::{ByteRange, RangeWish};
-pub use task::{Identity, Validators};
+pub use task::{Audience, Identity, Validators};

@@ -66,6 +66,8 @@ pub struct Origin {
     pub tag: String,
     /// The user's application, or empty.
     pub application: String,
+    /// Whether the source asks for credentials, which stay on the host that was given them: no seed can fetch it.
+    pub private: bool,
 }
 
 /// A host's request to take part in a task.

@@ -30,6 +30,21 @@ impl Validators {
     }
 }
 
+/// Whom a stored content may be given to.
+///
+/// Content that came with credentials is private: every host asks the registry for each of its own callers, whatever
+/// its store or its neighbours hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audience {
+    /// Anybody: its source gave it to a caller without credentials.
+    #[default]
+    Public,
+    /// Callers to whom the source says yes; other hosts of the fleet may hold it too.
+    Private,
+    /// Likewise, and it never leaves this host.
+    Host,
+}
+
 /// What an identity's text begins with: the form's name and version.
 const HEADING: &str = "damselfly/1";
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use damselfly_api::vortex::{self, ErrorCode, PieceHead, REQUEST, Request};
-use damselfly_core::{ByteRange, PieceNumber, TaskId};
+use damselfly_core::{Audience, ByteRange, PieceNumber, TaskId};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -204,7 +204,7 @@ impl Inner {
         let Ok(Ok(_slot)) = timeout(self.config.slot_wait, self.slots.acquire()).await else {
             return self.refuse(stream, ErrorCode::Unknown, "all upload slots are taken").await;
         };
-        let found = match self.storage.get(&id) {
+        let found = match self.storage.get(&id).filter(|task| task.audience() != Audience::Host) {
             Some(task) if task.check(piece).await => task.geometry().span(piece).map(|span| (task, span)),
             _ => None,
         };

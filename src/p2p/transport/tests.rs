@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use damselfly_api::vortex::{self, Answer, ErrorCode, PieceHead, REQUEST};
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Geometry, PieceDigest, PieceNumber, TaskId};
+use damselfly_core::{Audience, Geometry, PieceDigest, PieceNumber, TaskId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -35,7 +35,16 @@ fn piece_bytes(number: u32) -> Bytes {
 
 fn empty_task(storage: &Storage) -> StoredTask {
     let geometry = Geometry::new(LENGTH, PIECE).unwrap();
-    storage.create(NewTask { id: id(1), geometry, digest: None, origin: Origin::default(), headers: vec![] }).unwrap()
+    storage
+        .create(NewTask {
+            id: id(1),
+            geometry,
+            digest: None,
+            origin: Origin::default(),
+            headers: vec![],
+            audience: Audience::Public,
+        })
+        .unwrap()
 }
 
 fn writer(task: &StoredTask, piece: u32) -> PieceWriter {
@@ -152,10 +161,32 @@ async fn garbage_closes_its_own_connection_only() {
 }
 
 #[tokio::test]
+async fn what_is_for_this_host_alone_is_served_to_nobody() {
+    let storage = Storage::in_memory(1 << 30);
+    let task = full_task(&storage).await;
+    let parent = serve(&storage, ServerConfig::default()).await;
+    let child_storage = Storage::in_memory(1 << 30);
+    let child = empty_task(&child_storage);
+    for (audience, served) in [(Audience::Private, true), (Audience::Host, false), (Audience::Public, true)] {
+        task.set_audience(audience);
+        let mut writer = writer(&child, 0);
+        let fetched = DataClient::default().fetch(parent.addr, &id(1), &mut writer, LONG).await;
+        assert_eq!(fetched.is_ok(), served, "{audience:?}");
+    }
+}
+
+#[tokio::test]
 async fn silent_and_slow_children_are_cut_off() {
     let storage = Storage::in_memory(1 << 30);
     let geometry = Geometry::new(64 << 20, 64 << 20).unwrap();
-    let new = NewTask { id: id(2), geometry, digest: None, origin: Origin::default(), headers: vec![] };
+    let new = NewTask {
+        id: id(2),
+        geometry,
+        digest: None,
+        origin: Origin::default(),
+        headers: vec![],
+        audience: Audience::Public,
+    };
     let big = storage.create(new).unwrap();
     let mut writer = writer(&big, 0);
     writer.write(vec![1; 64 << 20].into()).await.unwrap();

@@ -1,6 +1,6 @@
 //! What a host holds.
 
-use damselfly_core::swarm::{Held, Holding};
+use damselfly_core::swarm::{Held, Holding, Origin};
 use damselfly_core::{Blake3, Geometry, HostId, PieceNumber};
 use prost::Message as _;
 
@@ -54,6 +54,7 @@ fn split(holding: &Holding) -> impl Iterator<Item = ours::Holding> + '_ {
             digest: holding.origin.digest.clone(),
             tag: holding.origin.tag.clone(),
             application: holding.origin.application.clone(),
+            private: holding.origin.private,
             held: Some(held_to_wire(holding.held.geometry, listed)),
         }
     })
@@ -73,6 +74,7 @@ pub fn holdings_from_wire(request: AnnounceHoldingsRequest) -> Result<(HostId, V
 }
 
 fn holding_from_wire(holding: ours::Holding) -> Result<Holding, WireError> {
+    let private = holding.private;
     let origin = register::origin(
         holding.url,
         holding.content_for_calculating_task_id,
@@ -83,7 +85,7 @@ fn holding_from_wire(holding: ours::Holding) -> Result<Holding, WireError> {
     Ok(Holding {
         task: super::task_id(&holding.task_id)?,
         peer: super::peer_id(holding.peer_id)?,
-        origin,
+        origin: Origin { private, ..origin },
         held: held_from_wire(holding.held.ok_or(WireError::Missing("held"))?)?,
     })
 }

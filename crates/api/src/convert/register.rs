@@ -18,13 +18,16 @@ pub(super) fn download_to_wire(origin: &Origin) -> Download {
         tag: text(&origin.tag),
         application: text(&origin.application),
         content_for_calculating_task_id: origin.content.clone(),
+        private: origin.private,
         ..Download::default()
     }
 }
 
 /// The same from the wire. Headers, and with them credentials, are left behind.
 pub(super) fn origin_from_wire(download: Download) -> Result<Origin, WireError> {
-    origin(download.url, download.content_for_calculating_task_id, download.digest, download.tag, download.application)
+    let private = download.private;
+    let (content, digest) = (download.content_for_calculating_task_id, download.digest);
+    Ok(Origin { private, ..origin(download.url, content, digest, download.tag, download.application)? })
 }
 
 pub(super) fn origin(
@@ -40,6 +43,7 @@ pub(super) fn origin(
         digest: optional(digest, MAX_NAME, "digest")?,
         tag: optional(tag, MAX_LABEL, "tag")?.unwrap_or_default(),
         application: optional(application, MAX_LABEL, "application")?.unwrap_or_default(),
+        private: false,
     })
 }
 

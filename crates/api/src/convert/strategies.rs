@@ -37,8 +37,9 @@ fn held() -> impl Strategy<Value = Held> {
 }
 
 pub(super) fn origin() -> impl Strategy<Value = Origin> {
-    ("[a-z:/?=]{1,30}", of("[a-z\n]{1,9}"), of("[a-z:]{1,9}"), "[a-z]{0,9}", "[a-z]{0,9}")
-        .prop_map(|(url, content, digest, tag, application)| Origin { url, content, digest, tag, application })
+    ("[a-z:/?=]{1,30}", of("[a-z\n]{1,9}"), of("[a-z:]{1,9}"), "[a-z]{0,9}", "[a-z]{0,9}", any::<bool>()).prop_map(
+        |(url, content, digest, tag, application, private)| Origin { url, content, digest, tag, application, private },
+    )
 }
 
 pub(super) fn host() -> impl Strategy<Value = HostInfo> {
