@@ -47,7 +47,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
 
     let storage = open_storage(&config, &mut registry).await?;
     let bound = Bound::all(&config).await?;
-    let addresses = bound.addresses()?;
+    let addresses = bound.addresses(&config)?;
 
     let http = HttpClient::new(config.client.clone()).context("setting up the HTTP client")?;
     let interceptor = proxying::interceptor(&config)?;
@@ -74,7 +74,11 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let (admin_end, admin_ended) = oneshot::channel::<()>();
     let admin = tokio::spawn(admin::serve(bound.admin, routes, ended(admin_ended)));
 
-    http.own_addresses().set(vec![addresses.proxy, addresses.admin, addresses.peer, addresses.data]);
+    let ours = [addresses.proxy, addresses.admin, addresses.peer, addresses.data];
+    http.own_addresses().set(ours.into_iter().chain(addresses.mirrors.values().copied()).collect());
+    for (listener, mirror) in bound.mirrors.into_iter().zip(&config.mirror_ports) {
+        tokio::spawn(proxy.clone().serve_mirror(listener, mirror.registry.clone()));
+    }
     tokio::spawn(proxy.clone().serve(bound.proxy));
     tokio::spawn(proxy.serve_unix(bound.socket.listener));
     let file = AddressesFile::write(&config.data_dir, &addresses).context("writing addresses.json")?;

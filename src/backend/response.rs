@@ -124,6 +124,21 @@ mod tests {
     }
 
     #[test]
+    fn some_answers_are_for_one_client_only() {
+        for (lines, want) in [
+            (&["public, max-age=60"][..], true),
+            (&["no-cache"], true),
+            (&["max-age=1, Private"], false),
+            (&["private=\"x\""], false),
+            (&["public", "no-store"], false),
+            (&[], true),
+        ] {
+            let lines: Vec<_> = lines.iter().map(|&line| ("cache-control", line)).collect();
+            assert_eq!(response(200, &lines).may_be_stored(), want, "{lines:?}");
+        }
+    }
+
+    #[test]
     fn a_weak_tag_is_no_validator() {
         let weak =
             response(200, &[("etag", "W/\"a\""), ("last-modified", "Sat, 01 Jan 2000 00:00:00 GMT")]).validators();

@@ -11,7 +11,7 @@ use super::secret::Secret;
 use super::units::{Size, Span};
 use crate::p2p::download;
 use crate::proxy::SUFFIXES;
-use crate::{net, p2p, storage};
+use crate::{net, p2p, proxy, storage};
 
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
@@ -101,6 +101,12 @@ section! {
         rules: Vec<Rule> = Vec::new(),
         /// `proxy.registryMirror`.
         registry_mirror: RegistryMirror = RegistryMirror::default(),
+        /// `proxy.mirrors`.
+        mirrors: Vec<MirrorPort> = Vec::new(),
+        /// `proxy.privateContent`.
+        private_content: String = "share".into(),
+        /// `proxy.authorization`.
+        authorization: Authorization = Authorization::default(),
         /// `proxy.disableBackToSource`.
         disable_back_to_source: bool = false,
         /// `proxy.intercept`.
@@ -168,6 +174,29 @@ section! {
         addr: Option<String> = None,
         /// `proxy.registryMirror.cert`.
         cert: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// One of `proxy.mirrors`.
+    MirrorPort {
+        /// `proxy.mirrors[].port`.
+        port: u16 = 0,
+        /// `proxy.mirrors[].registry`.
+        registry: String = String::new(),
+    }
+}
+
+section! {
+    /// `proxy.authorization`: how registries are asked who may have what.
+    Authorization {
+        /// `proxy.authorization.verdictTTL`.
+        #[serde(rename = "verdictTTL")]
+        verdict_ttl: Span = Span(proxy::Config::default().verdict_ttl),
+        /// `proxy.authorization.concurrentTokenRequests`.
+        concurrent_token_requests: usize = proxy::Config::default().token_requests,
+        /// `proxy.authorization.staleIfError`.
+        stale_if_error: Span = Span(proxy::Config::default().stale_if_error),
     }
 }
 

@@ -25,7 +25,7 @@ use damselfly_runtime::{UsageError, config};
 pub use args::{Args, Command, Flags};
 pub use file::File;
 pub use host::data_dir as default_data_dir;
-pub use proxying::CaFiles;
+pub use proxying::{CaFiles, MirrorPort};
 pub use secret::Secret;
 pub use typed::{Config, Host, Listen, Log, Scheduler};
 pub use units::{Size, Span};

@@ -1,6 +1,7 @@
 //! How the proxy treats requests: rules, what is large, who may use it, which registry a mirror request means, and whose
 //! TLS is intercepted.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use damselfly_runtime::UsageError;
@@ -10,7 +11,7 @@ use regex::Regex;
 use super::Place;
 use super::file::{File, Rule};
 use super::traffic::{patterns, pem};
-use crate::registry::Mirror;
+use crate::registry::{Mirror, Registry};
 use crate::{net, proxy};
 
 /// The CA that the operator brings.
@@ -20,6 +21,17 @@ pub struct CaFiles {
     pub cert: PathBuf,
     /// Its key, PEM, readable by the owner alone.
     pub key: PathBuf,
+}
+
+/// A port of its own for one registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorPort {
+    /// Where it listens.
+    pub at: SocketAddr,
+    /// Whose mirror it is.
+    pub registry: Registry,
+    /// The registry as it is configured.
+    pub name: String,
 }
 
 pub(super) fn proxy(file: &File, place: Place<'_>) -> Result<proxy::Config, UsageError> {
@@ -35,10 +47,26 @@ pub(super) fn proxy(file: &File, place: Place<'_>) -> Result<proxy::Config, Usag
         rules,
         suffixes,
         min_size: file.proxy.p2p.min_size.0,
+        private_content: private_content(file, place)?,
+        verdict_ttl: file.proxy.authorization.verdict_ttl.0,
+        token_requests: match file.proxy.authorization.concurrent_token_requests {
+            0 => return Err(place.error("proxy.authorization.concurrentTokenRequests", "must be at least 1")),
+            number => number,
+        },
+        stale_if_error: file.proxy.authorization.stale_if_error.0,
         use_source: !file.proxy.disable_back_to_source,
         basic_auth: basic_auth(file, place)?,
         ..proxy::Config::default()
     })
+}
+
+fn private_content(file: &File, place: Place<'_>) -> Result<proxy::PrivateContent, UsageError> {
+    match file.proxy.private_content.as_str() {
+        "share" => Ok(proxy::PrivateContent::Share),
+        "host" => Ok(proxy::PrivateContent::Host),
+        "off" => Ok(proxy::PrivateContent::Off),
+        other => Err(place.error("proxy.privateContent", format!("{other:?} is neither share nor host nor off"))),
+    }
 }
 
 fn rule(set: &Rule, key: &str, place: Place<'_>) -> Result<proxy::Rule, UsageError> {
@@ -76,6 +104,18 @@ fn basic_auth(file: &File, place: Place<'_>) -> Result<Option<proxy::BasicAuth>,
 pub(super) fn mirror(file: &File, place: Place<'_>) -> Result<Mirror, UsageError> {
     let addr = file.proxy.registry_mirror.addr.as_deref();
     Mirror::new(addr).map_err(|error| place.error("proxy.registryMirror.addr", error))
+}
+
+/// The ports that are mirrors of one registry each.
+pub(super) fn mirror_ports(file: &File, place: Place<'_>) -> Result<Vec<MirrorPort>, UsageError> {
+    let mut ports = Vec::new();
+    for (index, set) in file.proxy.mirrors.iter().enumerate() {
+        let registry = Registry::configured("registry", &set.registry);
+        let registry = registry.map_err(|error| place.error(&format!("proxy.mirrors[{index}].registry"), error))?;
+        let at = SocketAddr::new(file.proxy.server.ip, set.port);
+        ports.push(MirrorPort { at, registry, name: set.registry.clone() });
+    }
+    Ok(ports)
 }
 
 /// The mirrored registry's private CA, as an upstream of its own.

@@ -138,6 +138,7 @@ fn every_key_is_documented_with_its_default_and_no_other() {
     let mut file = File::default();
     file.proxy.rules.push(Default::default());
     file.proxy.upstreams.push(Default::default());
+    file.proxy.mirrors.push(Default::default());
     file.proxy.server.basic_auth = Some(Default::default());
     let mut expected = Vec::new();
     keys(&serde_json::to_value(&file).unwrap(), "", &mut expected);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use damselfly_runtime::{UsageError, telemetry};
 
 use super::file::File;
-use super::proxying::{self, CaFiles};
+use super::proxying::{self, CaFiles, MirrorPort};
 use super::{Place, traffic};
 use crate::registry::Mirror;
 use crate::{net, p2p, proxy, storage};
@@ -49,6 +49,8 @@ pub struct Config {
     pub proxy: proxy::Config,
     /// Which registry a mirror request means.
     pub mirror: Mirror,
+    /// Ports that are mirrors of one registry each.
+    pub mirror_ports: Vec<MirrorPort>,
     /// Whose TLS is intercepted.
     pub intercept: Vec<net::Pattern>,
     /// The operator's own CA; without it one is made in the data directory.
@@ -127,6 +129,7 @@ impl Config {
             client: traffic::client(file, place)?,
             proxy: proxying::proxy(file, place)?,
             mirror: proxying::mirror(file, place)?,
+            mirror_ports: proxying::mirror_ports(file, place)?,
             intercept: proxying::intercept(file, place)?,
             ca: proxying::ca(file, place)?,
             data_dir,

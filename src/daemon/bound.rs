@@ -1,5 +1,6 @@
 //! Every listener of the daemon, and where they are.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -15,6 +16,8 @@ const SOCKET_MODE: u32 = 0o660;
 /// Everything that listens.
 pub(super) struct Bound {
     pub(super) proxy: TcpListener,
+    /// Those of `proxy.mirrors`, in its order.
+    pub(super) mirrors: Vec<TcpListener>,
     pub(super) admin: TcpListener,
     pub(super) peer: TcpListener,
     pub(super) data: TcpListener,
@@ -25,6 +28,9 @@ pub(super) struct Bound {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Addresses {
     pub(super) proxy: SocketAddr,
+    /// By registry, as it is configured.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) mirrors: BTreeMap<String, SocketAddr>,
     pub(super) admin: SocketAddr,
     pub(super) peer: SocketAddr,
     pub(super) data: SocketAddr,
@@ -39,6 +45,11 @@ impl Bound {
             std::fs::create_dir_all(dir)?;
         }
         Ok(Self {
+            mirrors: config
+                .mirror_ports
+                .iter()
+                .map(|mirror| listen::tcp(mirror.at, "proxy.server.ip and proxy.mirrors[].port"))
+                .collect::<Result<_, _>>()?,
             proxy: listen::tcp(at.proxy, "proxy.server.ip and proxy.server.port, or --proxy-addr")?,
             admin: listen::tcp(at.admin, "health.server.ip and health.server.port")?,
             peer: listen::tcp(at.peer, "upload.server.ip and upload.server.port")?,
@@ -48,9 +59,12 @@ impl Bound {
     }
 
     /// Where everything listens, with the ports that the system chose.
-    pub(super) fn addresses(&self) -> std::io::Result<Addresses> {
+    pub(super) fn addresses(&self, config: &Config) -> std::io::Result<Addresses> {
+        let registries = config.mirror_ports.iter().map(|mirror| mirror.name.clone());
+        let mirrors = registries.zip(&self.mirrors).map(|(registry, listener)| Ok((registry, listener.local_addr()?)));
         Ok(Addresses {
             proxy: self.proxy.local_addr()?,
+            mirrors: mirrors.collect::<std::io::Result<_>>()?,
             admin: self.admin.local_addr()?,
             peer: self.peer.local_addr()?,
             data: self.data.local_addr()?,

@@ -37,6 +37,7 @@ pub(super) fn proxy(
         policy: Policy::new(config.intercept.clone()),
         interceptor,
         mirror: config.mirror.clone(),
+        upstreams: config.client.upstreams.clone(),
         drain,
         metrics,
     };

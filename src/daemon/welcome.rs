@@ -18,6 +18,9 @@ pub(super) fn print(addresses: &Addresses, config: &Config) {
     let user = if config.proxy.basic_auth.is_some() { "-U USER:PASSWORD " } else { "" };
     println!("damselfly is ready");
     println!("  proxy      http://{proxy}  (also a registry mirror)");
+    for (registry, address) in &addresses.mirrors {
+        println!("  mirror     http://{}  (of {registry})", reached_at(*address));
+    }
     println!("  CA         {}  (for hosts in proxy.intercept.hosts)", ca.display());
     println!("  scheduler  {scheduler}");
     println!("  admin      http://{}/metrics", addresses.admin);

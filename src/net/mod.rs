@@ -24,7 +24,7 @@ pub use client::{ClientConfig, HttpClient};
 pub use dial::OwnAddresses;
 pub use error::{ConfigError, NetError};
 pub use policy::{DestinationPolicy, Pattern};
-pub use upstream::Upstream;
+pub use upstream::{Upstream, presents_certificate, spoken_scheme};
 
 /// Any error of a body.
 pub type BoxError = Box<dyn Error + Send + Sync>;

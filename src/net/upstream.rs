@@ -66,6 +66,16 @@ pub(super) fn find(upstreams: &[Upstream], uri: &Uri) -> Option<usize> {
     found
 }
 
+/// Whether `uri` is reached with a client certificate of ours.
+pub fn presents_certificate(upstreams: &[Upstream], uri: &Uri) -> bool {
+    find(upstreams, uri).is_some_and(|index| upstreams[index].cert_pem.is_some())
+}
+
+/// The scheme in which `uri` is really asked for.
+pub fn spoken_scheme<'a>(upstreams: &'a [Upstream], uri: &'a Uri) -> Option<&'a Scheme> {
+    find(upstreams, uri).and_then(|index| upstreams[index].scheme.as_ref()).or(uri.scheme())
+}
+
 /// The port that `uri` means.
 pub(super) fn port_of(uri: &Uri) -> Option<u16> {
     uri.port_u16().or_else(|| default_port(uri.scheme()?))

@@ -9,6 +9,7 @@ use std::time::Instant;
 use damselfly_core::TaskId;
 use http::{Method, StatusCode, Uri};
 
+use super::bypass::Bypass;
 use super::metrics::Metrics;
 use super::route::Label;
 use crate::p2p::Traffic;
@@ -41,6 +42,7 @@ pub(super) struct Record {
     host: String,
     path: String,
     route: Label,
+    bypass: Option<Bypass>,
     status: StatusCode,
     bytes: u64,
     task: Option<(TaskId, Arc<Traffic>)>,
@@ -58,6 +60,7 @@ impl Record {
             host: String::new(),
             path: String::new(),
             route: Label::Reject,
+            bypass: None,
             status: left(),
             bytes: 0,
             task: None,
@@ -82,6 +85,11 @@ impl Record {
         self.route = route;
     }
 
+    /// Why the answer is not a task's.
+    pub(super) const fn bypasses(&mut self, why: Bypass) {
+        self.bypass = Some(why);
+    }
+
     /// The answer's status.
     pub(super) const fn answered(&mut self, status: StatusCode) {
         self.status = status;
@@ -90,6 +98,7 @@ impl Record {
     /// The answer is this task's.
     pub(super) fn serves(&mut self, task: TaskId, traffic: Arc<Traffic>) {
         self.task = Some((task, traffic));
+        self.bypass = None;
     }
 
     /// So many more bytes of the answer were handed to the connection.
@@ -135,6 +144,9 @@ impl Record {
         }
         if self.task.is_none() {
             metrics.forwarded.inc_by(self.bytes);
+            if let Some(why) = self.bypass {
+                metrics.bypass(why, &self.host, self.bytes);
+            }
             return;
         }
         for (origin, bytes) in [("back_to_source", source), ("remote_peer", remote), ("local_peer", local)] {
@@ -158,6 +170,7 @@ impl Drop for Record {
             host = %self.host,
             path = %self.path,
             route = self.route.as_str(),
+            why = self.bypass.map(Bypass::as_str),
             status = self.status.as_u16(),
             bytes = self.bytes,
             source,

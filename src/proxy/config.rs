@@ -18,6 +18,14 @@ pub struct Config {
     pub suffixes: Vec<String>,
     /// `proxy.p2p.minSize`: what is smaller is not shared, unless a rule or the client asks for it.
     pub min_size: u64,
+    /// `proxy.privateContent`: what is done with content that comes with credentials.
+    pub private_content: PrivateContent,
+    /// `proxy.authorization.verdictTTL`: how long a registry's yes is good for the same question.
+    pub verdict_ttl: Duration,
+    /// `proxy.authorization.concurrentTokenRequests`: questions at a time to one authorisation service.
+    pub token_requests: usize,
+    /// `proxy.authorization.staleIfError`: how old a manifest may be that is given when its registry fails.
+    pub stale_if_error: Duration,
     /// False with `proxy.disableBackToSource`: a task's bytes come from peers or not at all.
     pub use_source: bool,
     /// `proxy.server.basicAuth`: the password that clients of the TCP ports must name.
@@ -41,6 +49,18 @@ pub struct Config {
     pub idle: Duration,
 }
 
+/// What is done with content that comes with credentials, or over an upstream with a client certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrivateContent {
+    /// Stored, and shared with the fleet; each host asks the registry for each of its own callers.
+    #[default]
+    Share,
+    /// Stored on this host for its own callers, likewise; no other host is told of it.
+    Host,
+    /// Passed through.
+    Off,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -48,6 +68,10 @@ impl Default for Config {
             rules: Vec::new(),
             suffixes: SUFFIXES.iter().map(|&suffix| suffix.to_owned()).collect(),
             min_size: 8 * MIB,
+            private_content: PrivateContent::default(),
+            verdict_ttl: Duration::from_secs(60),
+            token_requests: 4,
+            stale_if_error: Duration::ZERO,
             use_source: true,
             basic_auth: None,
             denied_ports: vec![25],

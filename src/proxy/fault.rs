@@ -62,6 +62,11 @@ impl Fault {
         Self { blame: Blame::Us, ..Self::client(StatusCode::SERVICE_UNAVAILABLE, sentence) }
     }
 
+    /// An upstream that gave an answer of no use.
+    pub(super) fn upstream(status: StatusCode, sentence: impl Into<String>) -> Self {
+        Self { blame: Blame::Upstream, ..Self::client(status, sentence) }
+    }
+
     /// An upstream that gave no answer in time.
     pub(super) fn timeout(sentence: impl Into<String>) -> Self {
         Self { blame: Blame::Upstream, ..Self::client(StatusCode::GATEWAY_TIMEOUT, sentence) }

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request, response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request, response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -21,6 +21,7 @@ use super::pipe::pipe;
 use super::respond::Upload;
 use super::route::{Target, named_host};
 use crate::net::{Body, BoxError, NetError, empty_body};
+use crate::registry::Naming;
 
 /// The headers of a request as its origin gets them.
 pub(super) fn outbound(parts: &request::Parts, target: &Target, id: &str) -> HeaderMap {
@@ -53,6 +54,23 @@ fn host(parts: &request::Parts, target: &Target) -> Option<HeaderValue> {
     // As the client wrote it where it means the same place (signatures cover it), else only if it spoke to the origin.
     let own = target.uri.authority()?.as_str();
     (given != own && (target.keep_host || target.is_named(&given))).then_some(given)
+}
+
+/// Makes what a mirrored registry points to lead back through the mirror: the client resolves it against us.
+fn lead_back(headers: &mut HeaderMap, naming: &Naming, from: &Uri) {
+    let led = |location: &str| naming.lead_back(from, location);
+    let location = headers.get(header::LOCATION).and_then(|value| led(value.to_str().ok()?));
+    if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
+        headers.insert(header::LOCATION, location);
+    }
+    // `<URL>; rel="next"`, the rest of a list.
+    let link = headers.get(header::LINK).and_then(|value| {
+        let (url, rest) = value.to_str().ok()?.trim_start().strip_prefix('<')?.split_once('>')?;
+        HeaderValue::try_from(format!("<{}>{rest}", led(url)?)).ok()
+    });
+    if let Some(link) = link {
+        headers.insert(header::LINK, link);
+    }
 }
 
 /// What comes back from [`Inner::exchange`].
@@ -123,13 +141,16 @@ impl Inner {
         let mut response = Response::new(body);
         *response.status_mut() = parts.status;
         // A registry's "too many requests" stalls its clients for a minute; they take 503 as "ask elsewhere".
-        if target.mirror && parts.status == StatusCode::TOO_MANY_REQUESTS {
+        if target.mirror.is_some() && parts.status == StatusCode::TOO_MANY_REQUESTS {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         } else if let Some(reason) = parts.extensions.get::<ReasonPhrase>() {
             response.extensions_mut().insert(reason.clone());
         }
         *response.headers_mut() = parts.headers;
         strip_hop_by_hop(response.headers_mut());
+        if let Some(naming) = &target.mirror {
+            lead_back(response.headers_mut(), naming, &target.uri);
+        }
         add_via(response.headers_mut(), parts.version, &self.config().id);
         response
     }
@@ -185,7 +206,7 @@ mod tests {
     }
 
     fn target(uri: &str, keep_host: bool) -> Target {
-        Target { uri: uri.parse().unwrap(), mirror: false, keep_host }
+        Target { uri: uri.parse().unwrap(), mirror: None, keep_host }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -11,22 +11,31 @@ use tokio::sync::Semaphore;
 use damselfly_runtime::Watch;
 
 use super::access::Record;
+use super::authorize::Authorizer;
+use super::bypass::Bypass;
 use super::config::Config;
 use super::fault::Fault;
+use super::headers::upgrade;
 use super::listener::Session;
+use super::manifest::Manifests;
 use super::metrics::Metrics;
 use super::respond::follow;
 use super::route::{Label, Route, Routes, Target, classify};
 use crate::mitm::Interceptor;
 use crate::net::{Body, HttpClient, empty_body};
 use crate::p2p::Tasks;
-use crate::registry::{API_VERSION, API_VERSION_HEADER};
+use crate::registry::{API_VERSION, API_VERSION_HEADER, Challenge, OwnToken, Tokens};
 
 /// What all connections share.
 pub(super) struct Inner {
     pub(super) routes: Routes,
     pub(super) http: HttpClient,
     pub(super) tasks: Tasks,
+    pub(super) authorizer: Authorizer,
+    pub(super) tokens: Tokens,
+    pub(super) manifests: Manifests,
+    /// What registries ask of their callers, by the URL of their ping.
+    pub(super) challenges: moka::future::Cache<String, Option<Challenge>>,
     pub(super) interceptor: Interceptor,
     pub(super) drain: Watch,
     pub(super) metrics: Metrics,
@@ -61,35 +70,58 @@ impl Inner {
         }
         self.admit(session, request.headers())?;
         let upgraded = hyper::upgrade::on(&mut request);
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if let Some(token) = OwnToken::find(&parts.headers) {
+            parts.headers.remove(header::AUTHORIZATION);
+            match classify(&parts, &self.routes, &session.door).target() {
+                Some(target) => {
+                    let registry = target.uri.authority().map(ToString::to_string).unwrap_or_default();
+                    token.unwrap_into(&mut parts.headers, &registry);
+                }
+                // A client that tries the token that it was given.
+                None => return Ok(pong(record)),
+            }
+        }
         let route = match classify(&parts, &self.routes, &session.door) {
             // HTTP/2 needs no header to announce a body. A GET with one is the origin's to understand.
-            Route::Inspect(target, _) | Route::Probe(target, _) | Route::Blob(target, ..) if !body.is_end_stream() => {
-                Route::Forward(target)
+            Route::Inspect(target, _)
+            | Route::Probe(target, _)
+            | Route::Blob(target, ..)
+            | Route::Manifest(target, _)
+                if !body.is_end_stream() =>
+            {
+                Route::Forward(target, Bypass::Body)
             }
             route => route,
         };
+        if let Some(target) = route.target() {
+            note(record, target);
+            if self.tokens.is_question(&parts.method, &target.uri) {
+                return self.token_question(&parts, body, target, record).await;
+            }
+        }
         match route {
             Route::Reject(fault) => Err(fault),
             Route::Ping => Ok(pong(record)),
-            Route::Tunnel(endpoint) => self.tunnel(endpoint, upgraded, session, record).await,
+            Route::Challenge => self.challenge(&parts),
+            Route::Token => self.give_token(&parts).await,
+            Route::Tunnel(endpoint) => {
+                if let Some(record) = record {
+                    record.bypasses(Bypass::Tunnel);
+                }
+                self.tunnel(endpoint, upgraded, session, record).await
+            }
             Route::Intercept(endpoint) => Ok(self.intercept(endpoint, upgraded, session, record)),
-            Route::Forward(target) => {
-                note(record, &target);
+            Route::Forward(target, why) => {
+                if let Some(record) = record {
+                    record.bypasses(why);
+                }
                 self.forward(parts, body, target, upgraded, record).await
             }
-            Route::Inspect(target, options) => {
-                note(record, &target);
-                self.inspect(parts, target, options, record).await
-            }
-            Route::Probe(target, options) => {
-                note(record, &target);
-                self.probe(parts, target, options, record).await
-            }
-            Route::Blob(target, options, digest) => {
-                note(record, &target);
-                self.blob(parts, target, options, digest, record).await
-            }
+            Route::Inspect(target, options) => self.inspect(parts, target, options, record).await,
+            Route::Probe(target, options) => self.probe(parts, target, options, record).await,
+            Route::Blob(target, options, digest) => self.blob(parts, target, options, digest, record).await,
+            Route::Manifest(target, digest) => self.manifest(parts, target, digest, record).await,
         }
     }
 
@@ -109,7 +141,12 @@ impl Inner {
         upgraded: OnUpgrade,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
+        let without_body = matches!(parts.method, Method::GET | Method::HEAD) && body.is_end_stream();
+        if target.mirror.is_some() && without_body && upgrade(&parts.headers).is_none() {
+            return Ok(self.pass(self.fetch_for_anybody(&parts, &target).await?, &target));
+        }
         let answer = self.exchange(&parts, body, &target).await?;
+        self.learn(&target, &answer);
         Ok(self.switched(upgraded, answer, &target, record))
     }
 }
@@ -129,6 +166,6 @@ fn pong(record: &mut Option<Record>) -> Response<Body> {
 fn note(record: &mut Option<Record>, target: &Target) {
     if let Some(record) = record {
         record.aim(&target.uri);
-        record.route(if target.mirror { Label::Mirror } else { Label::Forward });
+        record.route(if target.mirror.is_some() { Label::Mirror } else { Label::Forward });
     }
 }

@@ -122,7 +122,8 @@ pub(super) fn has_credentials(headers: &HeaderMap) -> bool {
     headers.keys().any(is_credential)
 }
 
-fn is_credential(name: &HeaderName) -> bool {
+/// Whether a request header of this name carries what only its sender may know.
+pub(super) fn is_credential(name: &HeaderName) -> bool {
     let name = name.as_str();
     name != "proxy-authorization" && SECRET_NAMES.iter().any(|secret| name.contains(secret))
 }
@@ -130,11 +131,6 @@ fn is_credential(name: &HeaderName) -> bool {
 /// Whether a request forbids that its answer is stored.
 pub(super) fn is_no_store(headers: &HeaderMap) -> bool {
     has_directive(headers, &["no-store"])
-}
-
-/// Whether an answer may be given to others who ask the same.
-pub(super) fn is_sharable(answer: &HeaderMap) -> bool {
-    !answer.contains_key(header::SET_COOKIE) && !has_directive(answer, &["no-store", "private"])
 }
 
 /// Whether an answer's date of modification is so near to its own that the content may change once more under the same
@@ -175,8 +171,9 @@ pub(super) fn vary(answer: &HeaderMap, request: &HeaderMap) -> Option<Vec<(Strin
     names.dedup();
     let mut found = Vec::new();
     for name in names.iter().filter(|name| request.contains_key(*name)) {
+        // Each caller asks with its own; what it is answered says by its validators which version that is.
         if is_credential(name) {
-            return None;
+            continue;
         }
         let values: Option<Vec<&str>> = request.get_all(name).iter().map(|value| value.to_str().ok()).collect();
         found.push((name.as_str().to_owned(), values?.join(", ")));
@@ -288,21 +285,6 @@ mod tests {
     }
 
     #[test]
-    fn some_answers_are_for_one_client_only() {
-        for (lines, want) in [
-            (&[("cache-control", "public, max-age=60")][..], true),
-            (&[("cache-control", "no-cache")], true),
-            (&[("cache-control", "max-age=1, Private")], false),
-            (&[("cache-control", "private=\"x\"")], false),
-            (&[("cache-control", "public"), ("cache-control", "no-store")], false),
-            (&[("set-cookie", "a=b")], false),
-            (&[], true),
-        ] {
-            assert_eq!(is_sharable(&map(lines)), want, "{lines:?}");
-        }
-    }
-
-    #[test]
     fn an_answer_varies_by_what_the_request_says() {
         let request = map(&[
             ("accept", "a"),
@@ -323,7 +305,7 @@ mod tests {
                 Some(vec![pair("accept", "a, b"), pair("accept-encoding", "gzip")]),
             ),
             (&[("content-encoding", "gzip")], Some(vec![pair("accept-encoding", "gzip")])),
-            (&[("vary", "cookie")], None),
+            (&[("vary", "cookie, Accept")], Some(vec![pair("accept", "a, b")])),
             (&[("vary", "Proxy-Authorization, Range, x-dragonfly-tag")], Some(vec![])),
             (&[("vary", "bad name")], None),
         ] {

@@ -25,6 +25,7 @@ use super::gate::{Bond, Gate, Wire};
 use super::handler::Inner;
 use super::metrics::Metrics;
 use super::route::Door;
+use crate::registry::Registry;
 
 /// How long to wait before accepting again when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -82,9 +83,10 @@ impl Accept for UnixListener {
 
 impl Inner {
     /// Serves every connection that comes to `listener` until the process drains.
-    pub(super) async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
+    pub(super) async fn serve_tcp(self: Arc<Self>, listener: TcpListener, registry: Option<Arc<Registry>>) {
         while let Some((stream, lease)) = self.next(&listener).await {
-            tokio::spawn(self.clone().greet(stream, lease));
+            let door = Door { through: None, local: stream.local_addr().ok(), registry: registry.clone() };
+            tokio::spawn(self.clone().greet(stream, door, lease));
         }
     }
 
@@ -120,11 +122,10 @@ impl Inner {
         Some((stream, Arc::new(lease)))
     }
 
-    async fn greet(self: Arc<Self>, mut stream: TcpStream, lease: Arc<Lease>) {
+    async fn greet(self: Arc<Self>, mut stream: TcpStream, door: Door, lease: Arc<Lease>) {
         // A connection on which these fail is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-        let door = Door { through: None, local: stream.local_addr().ok() };
         let patience = self.config().first_byte_from_client;
         let detected = tokio::select! {
             () = self.drain.draining() => return,

@@ -15,6 +15,8 @@
 
 mod access;
 mod auth;
+mod authorize;
+mod bypass;
 mod conditional;
 mod config;
 mod detect;
@@ -25,6 +27,7 @@ mod gate;
 mod handler;
 mod headers;
 mod listener;
+mod manifest;
 mod metrics;
 mod pipe;
 mod respond;
@@ -34,24 +37,28 @@ mod rules;
 mod task;
 #[cfg(test)]
 mod tests;
+mod token;
 mod tunnel;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use damselfly_runtime::Watch;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 pub use auth::BasicAuth;
-pub use config::Config;
+pub use config::{Config, PrivateContent};
 pub use metrics::Metrics;
 pub use rules::{Rule, SUFFIXES};
 
 use crate::mitm::{Interceptor, Policy};
-use crate::net::HttpClient;
+use crate::net::{HttpClient, Upstream};
 use crate::p2p::Tasks;
-use crate::registry::Mirror;
+use crate::registry::{Mirror, Registry, TokenConfig, Tokens};
+use authorize::Authorizer;
 use handler::Inner;
+use manifest::Manifests;
 use route::Routes;
 
 /// What the proxy stands on.
@@ -66,11 +73,17 @@ pub struct Parts {
     pub interceptor: Interceptor,
     /// Which registry a mirror request means.
     pub mirror: Mirror,
+    /// Origins that are reached in their own way.
+    pub upstreams: Vec<Upstream>,
     /// When to stop.
     pub drain: Watch,
     /// What is counted.
     pub metrics: Metrics,
 }
+
+/// Registries whose challenge is kept, and for how long: what a registry asks of its callers hardly changes.
+const MAX_CHALLENGES: u64 = 256;
+const CHALLENGE_TTL: Duration = Duration::from_secs(300);
 
 /// The proxy. Clones are the same proxy.
 #[derive(Clone)]
@@ -79,16 +92,40 @@ pub struct Proxy(Arc<Inner>);
 impl Proxy {
     /// A proxy that listens nowhere yet.
     pub fn new(config: Config, parts: Parts) -> Self {
-        let Parts { http, tasks, policy, interceptor, mirror, drain, metrics } = parts;
+        let Parts { http, tasks, policy, interceptor, mirror, upstreams, drain, metrics } = parts;
         let slots = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        let routes = Routes { config, policy, mirror };
-        Self(Arc::new(Inner { routes, http, tasks, interceptor, drain, metrics, slots }))
+        let tokens =
+            TokenConfig { per_realm: config.token_requests, reuse: config.verdict_ttl, ..TokenConfig::default() };
+        let tokens = Tokens::new(tokens, metrics.tokens.clone());
+        let authorizer = Authorizer::new(config.verdict_ttl, metrics.clone());
+        let challenges =
+            moka::future::Cache::builder().max_capacity(MAX_CHALLENGES).time_to_live(CHALLENGE_TTL).build();
+        let routes = Routes { config, policy, mirror, upstreams };
+        let manifests = Manifests::new();
+        Self(Arc::new(Inner {
+            routes,
+            http,
+            tasks,
+            authorizer,
+            tokens,
+            manifests,
+            challenges,
+            interceptor,
+            drain,
+            metrics,
+            slots,
+        }))
     }
 
     /// Serves clients of the proxy and mirror port until the process drains. Connections in hand go on after that;
     /// the drain's guards know of them.
     pub async fn serve(self, listener: TcpListener) {
-        self.0.serve_tcp(listener).await;
+        self.0.serve_tcp(listener, None).await;
+    }
+
+    /// The same for a port that is a mirror of one registry: all that is addressed to it is meant for that.
+    pub async fn serve_mirror(self, listener: TcpListener, registry: Registry) {
+        self.0.serve_tcp(listener, Some(Arc::new(registry))).await;
     }
 
     /// The same for the local API's socket, whose clients speak HTTP as to a proxy and need no password.

@@ -11,19 +11,23 @@ use damselfly_core::Digest;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request};
 
+use super::bypass::Bypass;
 use super::conditional::{is_conditional, wish};
-use super::config::Config;
+use super::config::{Config, PrivateContent};
 use super::fault::Fault;
 use super::headers::{has_credentials, has_passed, is_no_store, upgrade};
 use super::rules::{Filter, Rule, has_secret, has_suffix, is_signed};
 use crate::mitm::Policy;
-use crate::registry::{self, Mirror, MirrorError};
+use crate::net::{Upstream, presents_certificate};
+use crate::registry::{self, Mirror, MirrorError, Mirrored, Naming, Registry, Resource};
 use damselfly_core::RangeWish;
 
 const USE_P2P: HeaderName = HeaderName::from_static("x-dragonfly-use-p2p");
 const TAG: HeaderName = HeaderName::from_static("x-dragonfly-tag");
 const APPLICATION: HeaderName = HeaderName::from_static("x-dragonfly-application");
 const FILTERED: HeaderName = HeaderName::from_static("x-dragonfly-filtered-query-params");
+/// Where clients of the mirror ask us for tokens.
+pub(super) const TOKEN_PATH: &str = "/token";
 const PIECE_LENGTH: HeaderName = HeaderName::from_static("x-dragonfly-piece-length");
 
 /// The smallest and the largest piece length that a client may ask for, in bytes.
@@ -42,6 +46,8 @@ pub(super) struct Door {
     pub through: Option<(Scheme, Authority)>,
     /// Our own address on which the client connected: what is addressed to it is meant for us.
     pub local: Option<SocketAddr>,
+    /// The registry of a mirror port: what is addressed to us there is meant for it.
+    pub registry: Option<Arc<Registry>>,
 }
 
 impl Door {
@@ -68,8 +74,9 @@ pub(super) struct Endpoint {
 pub(super) struct Target {
     /// The absolute URL.
     pub uri: Uri,
-    /// Whether the client takes us for the registry: then we never answer 429.
-    pub mirror: bool,
+    /// How the client named the registry that it takes us for, if it does: then we never answer 429, and what the
+    /// registry points to leads back to us.
+    pub mirror: Option<Naming>,
     /// Whether the client, speaking to the origin itself, named another `Host` than the URL's: it is passed on, and
     /// the answer is that host's and no task.
     pub keep_host: bool,
@@ -120,18 +127,38 @@ pub(super) enum Route {
     Reject(Fault),
     /// A container runtime asks whether there is a registry here, without saying which: yes.
     Ping,
+    /// Likewise, and it has no token yet: it is told where it gets one for every registry.
+    Challenge,
+    /// A question for a token to ourselves, as [`Route::Challenge`] told.
+    Token,
     /// Carried blind.
     Tunnel(Endpoint),
     /// A tunnel that we look into.
     Intercept(Endpoint),
     /// Passed on, the answer too.
-    Forward(Target),
+    Forward(Target, Bypass),
     /// Passed on; the answer becomes a task if it is large and may be shared.
     Inspect(Target, DownloadOptions),
     /// The origin is asked for one byte first: it looks like a large file.
     Probe(Target, DownloadOptions),
     /// A content that is named by its digest.
     Blob(Target, DownloadOptions, Digest),
+    /// A manifest, by its digest or by a tag.
+    Manifest(Target, Option<Digest>),
+}
+
+impl Route {
+    /// Where the request goes, unless it ends with us or in a tunnel.
+    pub(super) const fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Forward(target, _)
+            | Self::Inspect(target, _)
+            | Self::Probe(target, _)
+            | Self::Blob(target, ..)
+            | Self::Manifest(target, _) => Some(target),
+            Self::Reject(_) | Self::Ping | Self::Challenge | Self::Token | Self::Tunnel(_) | Self::Intercept(_) => None,
+        }
+    }
 }
 
 /// A route's name in metrics and logs.
@@ -174,13 +201,22 @@ pub(super) struct Routes {
     pub policy: Policy,
     /// Which registry a mirror request means.
     pub mirror: Mirror,
+    /// Origins that are reached in their own way, some of them with a certificate of this host.
+    pub upstreams: Vec<Upstream>,
+}
+
+impl Routes {
+    /// Whether what comes from this URL comes because of this host's own certificate.
+    pub(super) fn has_certificate(&self, uri: &Uri) -> bool {
+        presents_certificate(&self.upstreams, uri)
+    }
 }
 
 /// The way of the request with this head, which came in by this door.
 pub(super) fn classify(parts: &request::Parts, routes: &Routes, door: &Door) -> Route {
     match decide(parts, routes, door) {
         Ok(route) => route,
-        Err(Refusal::Ping) => Route::Ping,
+        Err(Refusal::Ours(route)) => *route,
         Err(Refusal::Fault(fault)) => Route::Reject(fault),
     }
 }
@@ -188,21 +224,13 @@ pub(super) fn classify(parts: &request::Parts, routes: &Routes, door: &Door) -> 
 /// Why a request goes nowhere.
 enum Refusal {
     Fault(Fault),
-    Ping,
+    /// It is answered by us.
+    Ours(Box<Route>),
 }
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
-    }
-}
-
-impl From<MirrorError> for Refusal {
-    fn from(error: MirrorError) -> Self {
-        match error {
-            MirrorError::Ping => Self::Ping,
-            error => Self::Fault(Fault::client(StatusCode::BAD_REQUEST, error.to_string())),
-        }
     }
 }
 
@@ -215,8 +243,14 @@ fn decide(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Route,
         return Ok(connect(&parts.uri, routes)?);
     }
     let target = resolve(parts, routes, door)?;
-    if target.keep_host || upgrade(&parts.headers).is_some() || !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Ok(Route::Forward(target));
+    if target.keep_host {
+        return Ok(Route::Forward(target, Bypass::Host));
+    }
+    if upgrade(&parts.headers).is_some() {
+        return Ok(Route::Forward(target, Bypass::Upgrade));
+    }
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Ok(Route::Forward(target, Bypass::Method));
     }
     let url = target.uri.to_string();
     let rule = routes.config.rules.iter().find(|rule| rule.regex.is_match(&url));
@@ -224,11 +258,27 @@ fn decide(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Route,
         Some(rule) => Target { uri: rule.rewrite(&target.uri), ..target },
         None => target,
     };
-    if !is_plain_get(parts) {
-        return Ok(Route::Forward(target));
+    if let Some(bypass) = never_shared(parts) {
+        return Ok(Route::Forward(target, bypass));
+    }
+    if let Some(digest) = manifest(parts, &target) {
+        return Ok(Route::Manifest(target, digest));
+    }
+    if parts.method != Method::GET {
+        return Ok(Route::Forward(target, Bypass::Method));
     }
     let options = options(&parts.headers, rule, &routes.config)?;
-    Ok(recognise(parts, target, options, rule.is_some(), &routes.config))
+    Ok(recognise(parts, target, options, rule.is_some(), routes))
+}
+
+/// Whether a request is for a manifest, and for which if its name says so.
+fn manifest(parts: &request::Parts, target: &Target) -> Option<Option<Digest>> {
+    let plain = !is_conditional(&parts.headers) && !parts.headers.contains_key(header::RANGE);
+    match Resource::parse(target.uri.path()).filter(|_| plain)? {
+        Resource::Tagged { .. } => Some(None),
+        Resource::Manifest { digest, .. } => Some(digest.parse().ok()),
+        _ => None,
+    }
 }
 
 /// Which large download this GET is, if it is one.
@@ -237,19 +287,36 @@ fn recognise(
     target: Target,
     options: DownloadOptions,
     by_rule: bool,
-    config: &Config,
+    routes: &Routes,
 ) -> Route {
+    let config = &routes.config;
     let p2p = parts.headers.get(USE_P2P).map(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
-    if p2p == Some(false) || has_secret(&target.uri, options.filter()) {
-        return Route::Forward(target);
+    if p2p == Some(false) {
+        return Route::Forward(target, Bypass::Disabled);
     }
-    if let Some(digest) = registry::blob_digest(target.uri.path()) {
+    if has_secret(&target.uri, options.filter()) {
+        return Route::Forward(target, Bypass::SecretQuery);
+    }
+    let with_credentials = has_credentials(&parts.headers);
+    let passed_through =
+        (with_credentials || routes.has_certificate(&target.uri)) && config.private_content == PrivateContent::Off;
+    if let Some(Resource::Blob { digest, .. }) = Resource::parse(target.uri.path())
+        && let Ok(digest) = digest.parse()
+    {
         // Whether the client's copy is still good is the origin's to say, and who may read what it signs for some.
-        return if is_conditional(&parts.headers) || is_signed(&target.uri) {
-            Route::Forward(target)
-        } else {
-            Route::Blob(target, options, digest)
+        return match () {
+            () if is_conditional(&parts.headers) => Route::Forward(target, Bypass::Conditional),
+            () if is_signed(&target.uri) => Route::Forward(target, Bypass::SignedUrl),
+            () if passed_through => Route::Forward(target, Bypass::PrivateContent),
+            () => Route::Blob(target, options, digest),
         };
+    }
+    // Where a rule names the URL, the caller's own probe is the question whether it may have the content.
+    if with_credentials && !by_rule {
+        return Route::Forward(target, Bypass::Credentials);
+    }
+    if passed_through {
+        return Route::Forward(target, Bypass::PrivateContent);
     }
     if by_rule || p2p == Some(true) {
         return Route::Probe(target, DownloadOptions { least: 1, ..options });
@@ -259,17 +326,24 @@ fn recognise(
     }
     match wish(&parts.headers) {
         RangeWish::Whole => Route::Inspect(target, options),
-        _ => Route::Forward(target),
+        _ => Route::Forward(target, Bypass::RangeForm),
     }
 }
 
-/// Whether the request is a GET that anybody could have sent: no body, no credentials, and no word against storing.
-fn is_plain_get(parts: &request::Parts) -> bool {
+/// What of a GET or HEAD alone forbids to share the answer: a body, a user in its URL, a word against storing.
+fn never_shared(parts: &request::Parts) -> Option<Bypass> {
     let headers = &parts.headers;
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
-    let has_user = parts.uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-    parts.method == Method::GET && !has_body && !has_user && !has_credentials(headers) && !is_no_store(headers)
+    if has_body {
+        Some(Bypass::Body)
+    } else if parts.uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        Some(Bypass::Credentials)
+    } else if is_no_store(headers) {
+        Some(Bypass::CacheControl)
+    } else {
+        None
+    }
 }
 
 fn connect(uri: &Uri, routes: &Routes) -> Result<Route, Fault> {
@@ -295,27 +369,39 @@ fn resolve(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Targe
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     if let Some((scheme, authority)) = &door.through {
         let uri = absolute(scheme.clone(), authority.clone(), target)?;
-        let mut target = Target { uri, mirror: false, keep_host: false };
+        let mut target = Target { uri, mirror: None, keep_host: false };
         target.keep_host = named_host(parts).is_some_and(|host| !target.is_named(&host));
         return Ok(target);
     }
     let (scheme, authority) = match (parts.uri.scheme(), parts.uri.authority()) {
         (Some(scheme), Some(authority)) if !door.is(authority) => (scheme, authority),
-        _ => return mirrored(parts, &routes.mirror),
+        _ => return mirrored(parts, &routes.mirror, door),
     };
     if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
         return Err(Fault::client(StatusCode::BAD_REQUEST, "This proxy speaks http and https only.").into());
     }
     let uri = absolute(scheme.clone(), without_user(authority)?, target)?;
-    Ok(Target { uri, mirror: false, keep_host: false })
+    Ok(Target { uri, mirror: None, keep_host: false })
 }
 
-fn mirrored(parts: &request::Parts, mirror: &Mirror) -> Result<Target, Refusal> {
-    if !registry::is_registry_path(parts.uri.path()) {
-        return Err(Fault::client(StatusCode::NOT_FOUND, HELP).into());
+/// What a request that is addressed to ourselves means.
+fn mirrored(parts: &request::Parts, mirror: &Mirror, door: &Door) -> Result<Target, Refusal> {
+    let path = parts.uri.path();
+    let resolved = match &door.registry {
+        // The whole port is the registry's, what is not below /v2 too: it may redirect to it.
+        Some(registry) => registry.mirrored(path, parts.uri.query().map(str::to_owned)),
+        None if path == TOKEN_PATH => return Err(Refusal::Ours(Box::new(Route::Token))),
+        None if !registry::is_registry_path(path) => return Err(Fault::client(StatusCode::NOT_FOUND, HELP).into()),
+        None => mirror.resolve(&parts.uri, &parts.headers),
+    };
+    match resolved {
+        Ok(Mirrored { uri, naming }) => Ok(Target { uri, mirror: Some(naming), keep_host: false }),
+        Err(MirrorError::Ping) if parts.headers.contains_key(header::AUTHORIZATION) => {
+            Err(Refusal::Ours(Box::new(Route::Ping)))
+        }
+        Err(MirrorError::Ping) => Err(Refusal::Ours(Box::new(Route::Challenge))),
+        Err(error) => Err(Fault::client(StatusCode::BAD_REQUEST, error.to_string()).into()),
     }
-    let uri = mirror.resolve(&parts.uri, &parts.headers)?;
-    Ok(Target { uri, mirror: true, keep_host: false })
 }
 
 fn absolute(scheme: Scheme, authority: Authority, target: PathAndQuery) -> Result<Uri, Fault> {
@@ -380,7 +466,10 @@ mod tests {
         };
         let config = Config { id: "me".into(), rules: vec![rule], ..Config::default() };
         let policy = Policy::new(vec!["looked.example".parse().unwrap()]);
-        Routes { config, policy, mirror: Mirror::new(Some("https://registry.example")).unwrap() }
+        let certified =
+            Upstream { host: "certified.example".into(), cert_pem: Some(Vec::new()), ..Upstream::default() };
+        let mirror = Mirror::new(Some("https://registry.example")).unwrap();
+        Routes { config, policy, mirror, upstreams: vec![certified] }
     }
 
     fn route_from(door: &Door, method: &str, uri: &str, lines: &[(&str, &str)]) -> Route {
@@ -400,46 +489,76 @@ mod tests {
         match route {
             Route::Reject(fault) => format!("reject {}", fault.status().as_u16()),
             Route::Ping => "ping".into(),
+            Route::Challenge => "challenge".into(),
+            Route::Token => "token".into(),
             Route::Tunnel(Endpoint { host, port }) => format!("tunnel {host} {port}"),
             Route::Intercept(Endpoint { host, port }) => format!("intercept {host} {port}"),
-            Route::Forward(target) => format!("forward {}", target.uri),
+            Route::Forward(target, bypass) => format!("forward {} {}", bypass.as_str(), target.uri),
             Route::Inspect(target, _) => format!("inspect {}", target.uri),
             Route::Probe(target, _) => format!("probe {}", target.uri),
             Route::Blob(target, _, _) => format!("blob {}", target.uri),
+            Route::Manifest(target, None) => format!("tag {}", target.uri),
+            Route::Manifest(target, Some(_)) => format!("manifest {}", target.uri),
         }
     }
 
     #[test]
     fn every_kind_of_request_has_its_way() {
         let blob = format!("/v2/library/x/blobs/{DIGEST}");
+        let manifest = format!("/v2/library/x/manifests/{DIGEST}");
+        let credentials = [("authorization", "x")];
         for (method, uri, lines, want) in [
             ("GET", "http://a/b", &[][..], "inspect http://a/b"),
-            ("GET", "http://u:p@a/b", &[], "forward http://a/b"),
-            ("HEAD", "http://a/b.iso", &[], "forward http://a/b.iso"),
-            ("POST", "http://a/b.iso", &[], "forward http://a/b.iso"),
+            ("GET", "http://u:p@a/b", &[], "forward credentials http://a/b"),
+            ("HEAD", "http://a/b.iso", &[], "forward method http://a/b.iso"),
+            ("POST", "http://a/b.iso", &[], "forward method http://a/b.iso"),
             ("GET", "http://a/b.iso?x", &[], "probe http://a/b.iso?x"),
             ("GET", "https://a/b.iso", &[("range", "bytes=1-")], "probe https://a/b.iso"),
-            ("GET", "http://a/b", &[("range", "bytes=1-")], "forward http://a/b"),
+            ("GET", "http://a/b", &[("range", "bytes=1-")], "forward range-form http://a/b"),
             ("GET", "http://a/b", &[("x-dragonfly-use-p2p", "TRUE")], "probe http://a/b"),
-            ("GET", "http://a/b.iso", &[("x-dragonfly-use-p2p", "false")], "forward http://a/b.iso"),
-            ("GET", "http://a/b.iso", &[("authorization", "x")], "forward http://a/b.iso"),
-            ("GET", "http://a/b.iso", &[("cache-control", "no-store")], "forward http://a/b.iso"),
-            ("GET", "http://a/b.iso", &[("content-length", "1")], "forward http://a/b.iso"),
+            ("GET", "http://a/b.iso", &[("x-dragonfly-use-p2p", "false")], "forward disabled http://a/b.iso"),
+            ("GET", "http://a/b.iso", &credentials, "forward credentials http://a/b.iso"),
+            ("GET", "http://a/b.iso", &[("cookie", "x")], "forward credentials http://a/b.iso"),
+            ("GET", "http://a/b.iso", &[("cache-control", "no-store")], "forward cache-control http://a/b.iso"),
+            ("GET", "http://a/b.iso", &[("content-length", "1")], "forward body http://a/b.iso"),
             ("GET", "http://a/b.iso", &[("content-length", "0")], "probe http://a/b.iso"),
-            ("GET", "http://a/b.iso", &[("connection", "upgrade"), ("upgrade", "ws")], "forward http://a/b.iso"),
+            (
+                "GET",
+                "http://a/b.iso",
+                &[("connection", "upgrade"), ("upgrade", "ws")],
+                "forward upgrade http://a/b.iso",
+            ),
             ("GET", "http://a/ruled/b?s=1", &[], "probe https://mirror:81/ruled/b?s=1"),
-            ("HEAD", "http://a/ruled/b", &[], "forward https://mirror:81/ruled/b"),
-            ("PUT", "http://a/ruled/b", &[], "forward http://a/ruled/b"),
+            ("GET", "http://a/ruled/b", &credentials, "probe https://mirror:81/ruled/b"),
+            ("HEAD", "http://a/ruled/b", &[], "forward method https://mirror:81/ruled/b"),
+            ("PUT", "http://a/ruled/b", &[], "forward method http://a/ruled/b"),
             ("GET", &format!("https://r{blob}"), &[], &format!("blob https://r{blob}")),
-            ("GET", &format!("https://r{blob}"), &[("if-none-match", "x")], &format!("forward https://r{blob}")),
-            ("GET", &format!("https://r{blob}"), &[("authorization", "x")], &format!("forward https://r{blob}")),
-            ("GET", &format!("https://r{blob}?sig=x&sv=1"), &[], &format!("forward https://r{blob}?sig=x&sv=1")),
-            ("GET", "http://a/b.iso?access_token=x", &[], "forward http://a/b.iso?access_token=x"),
+            (
+                "GET",
+                &format!("https://r{blob}"),
+                &[("if-none-match", "x")],
+                &format!("forward conditional https://r{blob}"),
+            ),
+            ("GET", &format!("https://r{blob}"), &credentials, &format!("blob https://r{blob}")),
+            (
+                "GET",
+                &format!("https://r{blob}?sig=x&sv=1"),
+                &[],
+                &format!("forward signed-url https://r{blob}?sig=x&sv=1"),
+            ),
+            ("GET", "http://a/b.iso?access_token=x", &[], "forward secret-query http://a/b.iso?access_token=x"),
             ("GET", "http://a/b.iso?X-Amz-Signature=x", &[], "probe http://a/b.iso?X-Amz-Signature=x"),
-            ("GET", "http://a/ruled/b?token=1", &[], "forward https://mirror:81/ruled/b?token=1"),
+            ("GET", "http://a/ruled/b?token=1", &[], "forward secret-query https://mirror:81/ruled/b?token=1"),
             ("GET", &blob, &[], &format!("blob https://registry.example{blob}")),
-            ("HEAD", &blob, &[], &format!("forward https://registry.example{blob}")),
+            ("HEAD", &blob, &[], &format!("forward method https://registry.example{blob}")),
+            ("GET", &manifest, &credentials, &format!("manifest https://registry.example{manifest}")),
+            ("HEAD", &manifest, &[], &format!("manifest https://registry.example{manifest}")),
+            ("GET", &manifest, &[("if-none-match", "x")], &format!("inspect https://registry.example{manifest}")),
+            ("GET", "https://r/v2/x/manifests/1", &[], "tag https://r/v2/x/manifests/1"),
+            ("HEAD", "/v2/x/manifests/1?ns=r", &[], "tag https://r/v2/x/manifests/1"),
+            ("PUT", "/v2/x/manifests/1?ns=r", &[], "forward method https://r/v2/x/manifests/1"),
             ("GET", "/v2/", &[], "inspect https://registry.example/v2/"),
+            ("GET", "/token?scope=x", &[], "token"),
             ("GET", "/", &[], "reject 404"),
             ("GET", "ftp://a/b", &[], "reject 400"),
             ("GET", "http://a/b", &[("via", "1.1 me")], "reject 508"),
@@ -460,33 +579,87 @@ mod tests {
     fn a_registry_is_there_even_if_nobody_says_which() {
         let routes = Routes { mirror: Mirror::default(), ..routes() };
         for (uri, want) in [
-            ("/v2/", "ping"),
-            ("/v2/x/manifests/1", "reject 400"),
+            ("/v2/", "challenge"),
+            ("/v2/x/manifests/1", "tag https://registry-1.docker.io/v2/x/manifests/1"),
             ("/v2/quay.io/x/tags/list", "inspect https://quay.io/v2/x/tags/list"),
         ] {
             let parts = Request::get(uri).body(()).unwrap().into_parts().0;
             assert_eq!(short(&classify(&parts, &routes, &Door::default())), want, "{uri}");
         }
+        let parts = Request::get("/v2/").header("authorization", "Bearer x").body(()).unwrap().into_parts().0;
+        assert_eq!(short(&classify(&parts, &routes, &Door::default())), "ping");
+    }
+
+    #[test]
+    fn a_mirror_port_is_one_registrys_whatever_is_asked_for() {
+        let registry = Registry::configured("test", "http://r.example:5000").unwrap();
+        let door = Door { registry: Some(Arc::new(registry)), ..Door::default() };
+        for (uri, want) in [
+            ("/v2/", "inspect http://r.example:5000/v2/"),
+            ("/v2/quay.io/x/manifests/1?ns=a", "tag http://r.example:5000/v2/quay.io/x/manifests/1?ns=a"),
+            ("/files/b.tar?x", "probe http://r.example:5000/files/b.tar?x"),
+            ("/token?scope=x", "inspect http://r.example:5000/token?scope=x"),
+            ("http://a/b", "inspect http://a/b"),
+        ] {
+            assert_eq!(short(&route_from(&door, "GET", uri, &[])), want, "{uri}");
+        }
+    }
+
+    #[test]
+    fn private_content_is_passed_through_where_the_operator_says_so() {
+        let mut routes = routes();
+        let blob = format!("/v2/x/blobs/{DIGEST}");
+        for (setting, uri, authorization, want) in [
+            (
+                PrivateContent::Off,
+                format!("https://r{blob}"),
+                Some("x"),
+                format!("forward private-content https://r{blob}"),
+            ),
+            (PrivateContent::Off, format!("https://r{blob}"), None, format!("blob https://r{blob}")),
+            (
+                PrivateContent::Off,
+                format!("https://certified.example{blob}"),
+                None,
+                format!("forward private-content https://certified.example{blob}"),
+            ),
+            (
+                PrivateContent::Off,
+                "https://certified.example/b.iso".into(),
+                None,
+                "forward private-content https://certified.example/b.iso".into(),
+            ),
+            (PrivateContent::Host, format!("https://r{blob}"), Some("x"), format!("blob https://r{blob}")),
+            (PrivateContent::Share, format!("https://r{blob}"), Some("x"), format!("blob https://r{blob}")),
+        ] {
+            routes.config.private_content = setting;
+            let mut request = Request::get(&uri);
+            if let Some(authorization) = authorization {
+                request = request.header("authorization", authorization);
+            }
+            let parts = request.body(()).unwrap().into_parts().0;
+            assert_eq!(short(&classify(&parts, &routes, &Door::default())), want, "{setting:?} {uri}");
+        }
     }
 
     #[test]
     fn inside_a_tunnel_the_host_is_the_tunnels() {
-        let door = Door { through: Some((Scheme::HTTPS, "a:8443".parse().unwrap())), local: None };
+        let door = Door { through: Some((Scheme::HTTPS, "a:8443".parse().unwrap())), ..Door::default() };
         for (lines, uri, want) in [
             (&[("host", "a:8443")][..], "/b.iso", "probe https://a:8443/b.iso"),
             (&[], "https://a:8443/b.iso", "probe https://a:8443/b.iso"),
-            (&[("host", "other")], "/b.iso", "forward https://a:8443/b.iso"),
+            (&[("host", "other")], "/b.iso", "forward host https://a:8443/b.iso"),
             (&[("host", "a:8443")], "/v2/", "inspect https://a:8443/v2/"),
         ] {
             assert_eq!(short(&route_from(&door, "GET", uri, lines)), want, "{lines:?} {uri}");
         }
-        let Route::Forward(target) = route_from(&door, "GET", "/b", &[("host", "other")]) else { panic!() };
+        let Route::Forward(target, _) = route_from(&door, "GET", "/b", &[("host", "other")]) else { panic!() };
         assert!(target.keep_host);
     }
 
     #[test]
     fn what_is_addressed_to_ourselves_is_meant_for_us() {
-        let door = Door { through: None, local: Some("127.0.0.1:4001".parse().unwrap()) };
+        let door = Door { local: Some("127.0.0.1:4001".parse().unwrap()), ..Door::default() };
         for (uri, want) in [
             ("http://127.0.0.1:4001/v2/", "inspect https://registry.example/v2/"),
             ("http://localhost:4001/x", "reject 404"),

@@ -3,7 +3,8 @@
 //! - `inspect`: the request is sent as it is; a large sharable answer becomes the task's source stream.
 //! - `probe`: one byte is asked for first, with the client's own preconditions, so that a host which comes late costs
 //!   the origin next to nothing.
-//! - `blob`: the name is the digest; nothing needs to be asked.
+//! - `blob`: the name is the digest. What its registry says of this caller is the answer that the download reads, or,
+//!   where the bytes are here or come from neighbours, that of a question of its own (`authorize`).
 //!
 //! **Whatever is not shareable, and whatever fails on our side before the first byte, is forwarded as it came.**
 
@@ -13,7 +14,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use damselfly_core::swarm::SourceWish;
-use damselfly_core::{Digest, Identity, RangeWish};
+use damselfly_core::{Audience, Digest, Identity, RangeWish, TaskId};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, request};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -21,16 +22,19 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::access::Record;
+use super::authorize::Denied;
+use super::bypass::Bypass;
 use super::conditional::{PRECONDITIONS, wish, wish_of};
+use super::config::PrivateContent;
 use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
-use super::headers::{add_via, is_just_modified, is_sharable, kept, vary};
+use super::headers::{add_via, has_credentials, is_just_modified, kept, vary};
 use super::route::{DownloadOptions, Label, Target};
 use super::rules::identity_url;
 use crate::backend::{SourceRequest, SourceResponse};
 use crate::net::{Body, BoxError, empty_body};
-use crate::p2p::{Broken, ContentStream, Known, OpenError, Opened, TaskSpec};
+use crate::p2p::{Admission, Broken, ContentStream, Known, OpenError, Opened, TaskSpec};
 
 const TASK_ID: HeaderName = HeaderName::from_static("x-dragonfly-task-id");
 const FINISHED: HeaderName = HeaderName::from_static("x-dragonfly-task-download-finished");
@@ -51,11 +55,31 @@ struct TaskRequest<'a> {
 /// How an attempt to answer from a task ends, when it doesn't with an answer.
 enum Fallback {
     /// The origin is to be asked directly.
-    Direct,
+    Direct(Bypass),
+    /// The registry asks a caller without credentials for a token: its answer.
+    Challenged(SourceResponse),
     /// The content changed: what is known of it is wrong.
     Changed,
     /// The client is told.
     Fault(Fault),
+}
+
+impl Fallback {
+    /// Why the request is not answered from a task.
+    const fn why(&self) -> Bypass {
+        match self {
+            Self::Direct(why) => *why,
+            Self::Challenged(_) => Bypass::Status,
+            Self::Changed | Self::Fault(_) => Bypass::TaskFailed,
+        }
+    }
+}
+
+/// Notes why a request is not answered from a task.
+fn note(record: &mut Option<Record>, why: Bypass) {
+    if let Some(record) = record {
+        record.bypasses(why);
+    }
 }
 
 impl Inner {
@@ -77,7 +101,7 @@ impl Inner {
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
         let request = self.request(&parts, &target, &options);
-        let answer = self.fetch(&parts, outbound(&parts, &target, &self.config().id), &target).await?;
+        let answer = self.fetch_for_anybody(&parts, &target).await?;
         self.adopt(&request, answer, record).await
     }
 
@@ -95,6 +119,7 @@ impl Inner {
             headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
             headers.remove(header::IF_RANGE);
             let answer = self.fetch(&parts, headers, &target).await?;
+            note(record, Bypass::Status);
             match answer.status() {
                 StatusCode::PARTIAL_CONTENT => {}
                 StatusCode::OK => return self.adopt(&request, answer, record).await,
@@ -102,13 +127,22 @@ impl Inner {
                 StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED => return Ok(self.pass(answer, &target)),
                 _ => break,
             }
-            let Some(spec) = self.spec_of(&request, &source(answer)) else { break };
+            let spec = match self.spec_of(&request, &source(answer)) {
+                Ok(spec) => spec,
+                Err(why) => {
+                    note(record, why);
+                    break;
+                }
+            };
             let wish = wish_of(&parts.headers, validators(&spec.identity));
             match self.serve_task(&request, spec, wish, None, record).await {
                 Ok(response) => return Ok(response),
-                Err(Fallback::Changed) => {}
-                Err(Fallback::Direct) => break,
+                Err(Fallback::Changed) => note(record, Bypass::TaskFailed),
                 Err(Fallback::Fault(fault)) => return Err(fault),
+                Err(fallback) => {
+                    note(record, fallback.why());
+                    break;
+                }
             }
         }
         self.direct(&request).await
@@ -124,18 +158,45 @@ impl Inner {
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
         let request = self.request(&parts, &target, &options);
-        let mut source = self.source_request(&request).following_redirects();
-        // The digest is that of the content as it is.
-        source.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let spec = self.spec(&request, Identity::Digest(digest), source, None);
         // The entity tag of a blob is its quoted digest.
         let tag = format!("\"{digest}\"");
         let named = parts.headers.get(header::IF_RANGE).is_none_or(|named| named.as_bytes() == tag.as_bytes());
         let wish = if named { wish(&parts.headers) } else { RangeWish::Whole };
-        match self.serve_task(&request, spec, wish, None, record).await {
-            Ok(response) => Ok(response),
-            Err(Fallback::Fault(fault)) => Err(fault),
-            Err(Fallback::Direct | Fallback::Changed) => self.direct(&request).await,
+        let mut token = self.token_for_anybody(&parts.headers, &target).await;
+        loop {
+            let spec = self.blob_spec(&request, digest, token.clone());
+            match self.serve_task(&request, spec, wish, None, record).await {
+                Ok(response) => return Ok(response),
+                Err(Fallback::Fault(fault)) => return Err(fault),
+                Err(Fallback::Challenged(answer)) => {
+                    // A token that was remembered may have expired; a second one from the challenge does not help.
+                    let new = self.token_by_challenge(&target, &answer.headers).await;
+                    if new.is_none() || new == token {
+                        note(record, Bypass::Status);
+                        return Ok(self.untouched(answer, &target));
+                    }
+                    token = new;
+                }
+                Err(fallback) => {
+                    note(record, fallback.why());
+                    return self.direct(&request).await;
+                }
+            }
+        }
+    }
+
+    /// The task of a blob. `token` is one that the registry gives to anybody.
+    fn blob_spec(&self, request: &TaskRequest<'_>, digest: Digest, token: Option<HeaderValue>) -> TaskSpec {
+        let mut source = self.source_request(request).following_redirects();
+        // The digest is that of the content as it is.
+        source.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(token) = token {
+            source.headers.insert(header::AUTHORIZATION, token);
+        }
+        TaskSpec {
+            // Until the registry has said that it is public.
+            audience: self.private_audience(),
+            ..self.spec(request, Identity::Digest(digest), source, None)
         }
     }
 
@@ -147,44 +208,64 @@ impl Inner {
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
         let answer = source(answer);
-        let spec =
-            Some(&answer).filter(|answer| answer.status == StatusCode::OK).and_then(|a| self.spec_of(request, a));
-        let Some(spec) = spec else { return Ok(self.untouched(answer, request.target)) };
+        let spec = match answer.status {
+            StatusCode::OK => self.spec_of(request, &answer),
+            _ => Err(Bypass::Status),
+        };
+        let spec = match spec {
+            Ok(spec) => spec,
+            Err(why) => {
+                note(record, why);
+                return Ok(self.untouched(answer, request.target));
+            }
+        };
         let wish = wish_of(&request.parts.headers, validators(&spec.identity));
         match self.serve_task(request, spec, wish, Some(answer), record).await {
             Ok(response) => Ok(response),
             Err(Fallback::Fault(fault)) => Err(fault),
-            Err(Fallback::Direct | Fallback::Changed) => self.direct(request).await,
+            Err(fallback) => {
+                note(record, fallback.why());
+                self.direct(request).await
+            }
         }
     }
 
     /// Asks the origin as if we were not there.
     async fn direct(&self, request: &TaskRequest<'_>) -> Result<Response<Body>, Fault> {
-        let headers = outbound(request.parts, request.target, &self.config().id);
-        Ok(self.pass(self.fetch(request.parts, headers, request.target).await?, request.target))
+        let answer = self.fetch_for_anybody(request.parts, request.target).await?;
+        Ok(self.pass(answer, request.target))
     }
 
-    /// The task that this answer (a 200, or the 206 of a probe) describes; `None` where it is not to be shared.
-    fn spec_of(&self, request: &TaskRequest<'_>, answer: &SourceResponse) -> Option<TaskSpec> {
-        let span = answer.span().filter(|span| span.start == 0)?;
+    /// The task that this answer (a 200, or the 206 of a probe) describes, or why it is not to be shared.
+    fn spec_of(&self, request: &TaskRequest<'_>, answer: &SourceResponse) -> Result<TaskSpec, Bypass> {
+        let span = answer.span().filter(|span| span.start == 0).ok_or(Bypass::NoLength)?;
         let validators = answer.validators();
-        if span.total < request.options.least || !validators.is_strong() || !is_sharable(&answer.headers) {
-            return None;
+        if span.total < request.options.least {
+            return Err(Bypass::Small);
+        }
+        if !answer.may_be_stored() {
+            return Err(Bypass::CacheControl);
+        }
+        if answer.headers.contains_key(header::SET_COOKIE) {
+            return Err(Bypass::SetCookie);
+        }
+        if !validators.is_strong() {
+            return Err(Bypass::NoValidator);
         }
         if validators.etag.is_none() && is_just_modified(&answer.headers, SystemTime::now()) {
-            return None;
+            return Err(Bypass::JustModified);
         }
         let identity = Identity::Version {
             url: identity_url(&request.target.uri, request.options.filter()),
             validators,
             length: span.total,
-            vary: vary(&answer.headers, &request.parts.headers)?,
+            vary: vary(&answer.headers, &request.parts.headers).ok_or(Bypass::Vary)?,
             tag: request.options.tag.clone(),
             application: request.options.application.clone(),
             piece_length: request.options.piece_length,
         };
         let known = Known { length: span.total, headers: kept(&answer.headers) };
-        Some(self.spec(request, identity, self.source_request(request), Some(known)))
+        Ok(self.spec(request, identity, self.source_request(request), Some(known)))
     }
 
     fn spec(
@@ -194,6 +275,7 @@ impl Inner {
         source: SourceRequest,
         known: Option<Known>,
     ) -> TaskSpec {
+        let with_credentials = self.is_private(request);
         TaskSpec {
             identity,
             source,
@@ -201,9 +283,9 @@ impl Inner {
             tag: request.options.tag.clone(),
             application: request.options.application.clone(),
             source_wish: if self.config().use_source { SourceWish::Allowed } else { SourceWish::Forbidden },
-            with_credentials: false,
-            audience: damselfly_core::Audience::Public,
-            admission: crate::p2p::Admission::default(),
+            with_credentials,
+            audience: if with_credentials { self.private_audience() } else { Audience::Public },
+            admission: Admission::default(),
         }
     }
 
@@ -214,6 +296,20 @@ impl Inner {
             headers.remove(name);
         }
         SourceRequest::new(request.target.uri.clone(), headers)
+    }
+
+    /// Whether what this request gets is for its sender, as far as anybody knows.
+    fn is_private(&self, request: &TaskRequest<'_>) -> bool {
+        has_credentials(&request.parts.headers) || self.routes.has_certificate(&request.target.uri)
+    }
+
+    /// Whom private content is kept for.
+    const fn private_audience(&self) -> Audience {
+        match self.config().private_content {
+            // With `off` nothing that is known to be private comes here.
+            PrivateContent::Share | PrivateContent::Off => Audience::Private,
+            PrivateContent::Host => Audience::Host,
+        }
     }
 
     /// Opens the task and waits for its first byte, so that whatever fails before can still be answered otherwise.
@@ -227,6 +323,7 @@ impl Inner {
     ) -> Result<Response<Body>, Fallback> {
         let digest = spec.identity.digest();
         let task = spec.identity.task_id();
+        let (admission, asked_with) = (spec.admission.clone(), spec.source.headers.clone());
         let span = tracing::info_span!("task", %task);
         let opening = self.tasks.open(spec, wish, under_way).instrument(span.clone());
         let opened = match timeout_at(request.deadline, opening).await {
@@ -235,20 +332,78 @@ impl Inner {
         };
         let mut stream = match opened {
             Opened::Content(stream) => stream,
-            Opened::Unsatisfiable { length } => return Ok(self.unsatisfiable(length)),
-            Opened::Origin(answer) => return Ok(self.untouched(answer, request.target)),
+            // How long a blob is, is for those who may have it.
+            Opened::Unsatisfiable { length }
+                if digest.is_none() || self.tasks.audience(&task) == Some(Audience::Public) =>
+            {
+                return Ok(self.unsatisfiable(length));
+            }
+            Opened::Unsatisfiable { .. } => return Err(Fallback::Direct(Bypass::RangeForm)),
+            Opened::Origin(answer) if self.wants_token(request, &answer) => return Err(Fallback::Challenged(answer)),
+            Opened::Origin(answer) => {
+                note(record, Bypass::Status);
+                return Ok(self.untouched(answer, request.target));
+            }
         };
-        let first = match timeout_at(request.deadline, stream.frame()).instrument(span).await {
-            Ok(Some(Ok(frame))) => Some(frame),
-            Ok(None) => None,
-            Ok(Some(Err(broken))) => return Err(self.broke(&broken)),
-            Err(_) => return Err(self.late()),
+        let first = async {
+            match timeout_at(request.deadline, stream.frame()).instrument(span).await {
+                Ok(Some(Ok(frame))) => Ok(Some(frame)),
+                Ok(None) => Ok(None),
+                Ok(Some(Err(broken))) => Err(self.broke(&broken)),
+                Err(_) => Err(self.late()),
+            }
         };
+        let allowed = async {
+            match digest {
+                Some(_) => self.may_have(request, task, &admission, asked_with).await,
+                // The probe, or the request itself, was the question.
+                None => Ok(()),
+            }
+        };
+        let (first, ()) = tokio::try_join!(first, allowed)?;
         if let Some(record) = record {
             record.route(Label::Task);
             record.serves(task, stream.traffic());
         }
-        Ok(self.content(stream, first, wish, digest))
+        let mut response = self.content(stream, first, wish, digest);
+        for cookie in admission.cookies().unwrap_or_default() {
+            response.headers_mut().append(header::SET_COOKIE, cookie.clone());
+        }
+        Ok(response)
+    }
+
+    /// Whether the sender of this request may have the blob that is in the store, or on its way there.
+    async fn may_have(
+        &self,
+        request: &TaskRequest<'_>,
+        task: TaskId,
+        admission: &Admission,
+        asked_with: HeaderMap,
+    ) -> Result<(), Fallback> {
+        if self.tasks.audience(&task) == Some(Audience::Public) {
+            return Ok(());
+        }
+        let key = self.authorizer.key(&request.parts.headers, request.target);
+        if admission.cookies().is_some() {
+            self.authorizer.admit(key).await;
+        } else {
+            match self.authorizer.ask(&self.http, key, request.target, asked_with).await {
+                Ok(()) => {}
+                Err(Denied::Registry) => return Err(Fallback::Direct(Bypass::Credentials)),
+                Err(Denied::Unreachable(error)) => return Err(Fallback::Fault(Fault::from(&error))),
+            }
+        }
+        if !self.is_private(request) {
+            self.tasks.set_public(&task);
+        }
+        Ok(())
+    }
+
+    /// Whether a mirrored registry asks a caller without credentials for a token.
+    fn wants_token(&self, request: &TaskRequest<'_>, answer: &SourceResponse) -> bool {
+        answer.status == StatusCode::UNAUTHORIZED
+            && request.target.mirror.is_some()
+            && !has_credentials(&request.parts.headers)
     }
 
     fn missed(&self, error: &OpenError) -> Fallback {
@@ -257,7 +412,7 @@ impl Inner {
             OpenError::Source(error) => Fallback::Fault(Fault::from(&**error)),
             OpenError::Local(why) if self.config().use_source => {
                 tracing::warn!(%why, "a task could not be opened: its origin is asked directly");
-                Fallback::Direct
+                Fallback::Direct(Bypass::NoRoom)
             }
             OpenError::Local(why) => Fallback::Fault(Fault::unavailable(why.clone())),
         }
@@ -267,7 +422,7 @@ impl Inner {
         tracing::warn!(%broken, "a task broke before its first byte");
         match broken {
             Broken::Changed => Fallback::Changed,
-            _ if self.config().use_source => Fallback::Direct,
+            _ if self.config().use_source => Fallback::Direct(Bypass::TaskFailed),
             broken => Fallback::Fault(Fault::unavailable(broken.to_string())),
         }
     }
@@ -275,7 +430,7 @@ impl Inner {
     fn late(&self) -> Fallback {
         if self.config().use_source {
             tracing::warn!("a task gave no first byte in time: its origin is asked directly");
-            return Fallback::Direct;
+            return Fallback::Direct(Bypass::TaskFailed);
         }
         Fallback::Fault(Fault::timeout("No peer gave the first byte of this content in time."))
     }

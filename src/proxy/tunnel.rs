@@ -127,7 +127,7 @@ impl Inner {
         lease: Arc<Lease>,
     ) {
         let Some(authority) = endpoint.authority(&scheme) else { return };
-        let door = Door { through: Some((scheme, authority)), local: None };
+        let door = Door { through: Some((scheme, authority)), ..Door::default() };
         self.serve(wire, read, protocol, door, true, lease).await;
     }
 

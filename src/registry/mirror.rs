@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, Uri};
 use percent_encoding::percent_decode_str;
+use url::Url;
 
 /// The header by which an operator names the registry in a runtime's mirror settings.
 const REGISTRY: HeaderName = HeaderName::from_static("x-dragonfly-registry");
@@ -19,12 +20,6 @@ pub enum MirrorError {
     /// Is there a registry? Which one is not said: the answer is 200 and [`super::API_VERSION`], from us.
     #[error("The registry to look at is not named.")]
     Ping,
-    /// Nothing in the request or the configuration names a registry.
-    #[error(
-        "The registry is not named: use ?ns=, X-Dragonfly-Registry, /v2/<registry host>/<repository>/…, or configure \
-         proxy.registryMirror.addr."
-    )]
-    Unnamed,
     /// What names the registry is not a host with a port.
     #[error("{from} must name a registry as HOST or HOST:PORT: {why}.")]
     Invalid {
@@ -41,10 +36,67 @@ pub struct Mirror {
     default: Option<Registry>,
 }
 
+/// One registry: how it is spoken to, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Registry {
+pub struct Registry {
     scheme: Scheme,
     authority: Authority,
+}
+
+/// A request at the registry that it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrored {
+    /// The registry's own URL.
+    pub uri: Uri,
+    /// How the client named the registry.
+    pub naming: Naming,
+}
+
+/// How a client names the registry that it means, and therefore what a URL must look like that leads back through us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// By `?ns=`, with this value.
+    Namespace(String),
+    /// By this first component of the path.
+    Path(String),
+    /// By what stays the same in every request: a header, the configuration, or a port of its own.
+    Fixed,
+}
+
+impl Naming {
+    /// What a `Location` or a link of the registry's answer for `from` becomes, so that the client comes back through
+    /// the mirror with it, or finds the place that is meant. `None` where it is fine as it is.
+    pub fn lead_back(&self, from: &Uri, location: &str) -> Option<String> {
+        let from = Url::parse(&from.to_string()).ok()?;
+        let to = from.join(location).ok()?;
+        let absolute = Url::parse(location).is_ok();
+        if !same_place(&from, &to) {
+            return (!absolute).then(|| to.into());
+        }
+        let query = to.query();
+        let target = |path: &str, query: Option<String>| {
+            Some(query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
+        };
+        match (self, super::is_registry_path(to.path())) {
+            (Self::Fixed, _) => target(to.path(), query.map(str::to_owned)),
+            // Below this path the mirror has nothing; the registry itself has.
+            (_, false) => (!absolute).then(|| to.clone().into()),
+            (Self::Namespace(namespace), true) => {
+                let namespace = url::form_urlencoded::byte_serialize(namespace.as_bytes()).collect::<String>();
+                let query = query.map_or_else(String::new, |query| format!("{query}&"));
+                target(to.path(), Some(format!("{query}ns={namespace}")))
+            }
+            (Self::Path(registry), true) => {
+                let rest = to.path().strip_prefix("/v2").unwrap_or_default();
+                target(&format!("/v2/{registry}{rest}"), query.map(str::to_owned))
+            }
+        }
+    }
+}
+
+/// Whether both URLs are of the same host and port, be it over TLS or not: a registry behind a gateway may not know.
+fn same_place(a: &Url, b: &Url) -> bool {
+    a.host_str() == b.host_str() && a.port() == b.port()
 }
 
 impl Mirror {
@@ -57,27 +109,42 @@ impl Mirror {
         Ok(Self { default })
     }
 
-    /// The registry's URL for an origin-form request below `/v2`.
+    /// The registry's URL for an origin-form request below `/v2`. Where nothing says which registry is meant it is
+    /// Docker's: its client knows mirrors of no other, and does not name it.
     ///
     /// # Errors
     /// It cannot be told which registry is meant, or what names it is no host.
-    pub fn resolve(&self, uri: &Uri, headers: &HeaderMap) -> Result<Uri, MirrorError> {
+    pub fn resolve(&self, uri: &Uri, headers: &HeaderMap) -> Result<Mirrored, MirrorError> {
         let (query, namespace) = split_namespace(uri.query())?;
         let path = uri.path();
         if let Some(namespace) = namespace {
-            return Registry::parse("The parameter ns", &namespace)?.url(path, query);
+            let uri = Registry::parse("The parameter ns", &namespace)?.url(path, query)?;
+            return Ok(Mirrored { uri, naming: Naming::Namespace(namespace) });
         }
         if let Some(registry) = named_by_header(headers)? {
-            return registry.url(path, query);
+            return registry.mirrored(path, query);
         }
-        if let Some((registry, rest)) = named_by_path(path)? {
-            return registry.url(&rest, query);
+        if let Some((registry, first, rest)) = named_by_path(path)? {
+            return Ok(Mirrored { uri: registry.url(&rest, query)?, naming: Naming::Path(first) });
         }
         match &self.default {
-            Some(registry) => registry.clone().url(path, query),
+            Some(registry) => registry.mirrored(path, query),
             None if matches!(path, "/v2" | "/v2/") => Err(MirrorError::Ping),
-            None => Err(MirrorError::Unnamed),
+            None => Registry::docker().mirrored(path, query),
         }
+    }
+
+    /// The registry and the repository that a name as clients of the mirror write it means: the registry first, unless
+    /// it is the configured one or Docker's.
+    ///
+    /// # Errors
+    /// What names the registry is no host.
+    pub fn repository(&self, name: &str) -> Result<(Registry, String), MirrorError> {
+        // As part of a path, which says the same of it.
+        if let Some((registry, _, rest)) = named_by_path(&format!("/v2/{name}"))? {
+            return Ok((registry, rest.trim_start_matches("/v2/").to_owned()));
+        }
+        Ok((self.default.clone().unwrap_or_else(Registry::docker), name.to_owned()))
     }
 }
 
@@ -112,6 +179,31 @@ impl Registry {
         Ok(Self { scheme: Scheme::HTTPS, authority })
     }
 
+    fn docker() -> Self {
+        Self { scheme: Scheme::HTTPS, authority: Authority::from_static(DOCKER) }
+    }
+
+    /// Where it is: `HOST[:PORT]`.
+    pub fn authority(&self) -> &str {
+        self.authority.as_str()
+    }
+
+    /// An operator's setting: `HOST[:PORT]`, or its URL without a path. `from` is the setting's name.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn configured(from: &'static str, text: &str) -> Result<Self, MirrorError> {
+        Self::from_url(from, text)
+    }
+
+    /// A request for this registry, whatever it names.
+    ///
+    /// # Errors
+    /// The path and the query make no URL.
+    pub fn mirrored(&self, path: &str, query: Option<String>) -> Result<Mirrored, MirrorError> {
+        Ok(Mirrored { uri: self.url(path, query)?, naming: Naming::Fixed })
+    }
+
     /// The same, with a scheme in front and a slash behind if somebody likes: only an operator writes it so.
     fn from_url(from: &'static str, text: &str) -> Result<Self, MirrorError> {
         let (scheme, rest) = match text.split_once("://") {
@@ -123,11 +215,15 @@ impl Registry {
         Ok(Self { scheme, ..Self::parse(from, rest.strip_suffix('/').unwrap_or(rest))? })
     }
 
-    fn url(self, path: &str, query: Option<String>) -> Result<Uri, MirrorError> {
+    /// The URL of a path at this registry.
+    ///
+    /// # Errors
+    /// The path and the query make no URL.
+    pub fn url(&self, path: &str, query: Option<String>) -> Result<Uri, MirrorError> {
         let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
         let target = PathAndQuery::try_from(target);
         let built = target.map_err(http::Error::from).and_then(|target| {
-            Uri::builder().scheme(self.scheme).authority(self.authority).path_and_query(target).build()
+            Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(target).build()
         });
         built.map_err(|_| MirrorError::Invalid { from: "The request", why: "its path is not valid" })
     }
@@ -158,9 +254,9 @@ fn named_by_header(headers: &HeaderMap) -> Result<Option<Registry>, MirrorError>
     }
 }
 
-/// The registry in front of the repository, and the path without it. A component is a host if it has a dot or a colon,
-/// or is `localhost`, as in image references.
-fn named_by_path(path: &str) -> Result<Option<(Registry, String)>, MirrorError> {
+/// The registry in front of the repository, as it is written there, and the path without it. A component is a host if
+/// it has a dot or a colon, or is `localhost`, as in image references.
+fn named_by_path(path: &str) -> Result<Option<(Registry, String, String)>, MirrorError> {
     let Some(rest) = path.strip_prefix("/v2/") else { return Ok(None) };
     let Some((first, rest)) = rest.split_once('/') else { return Ok(None) };
     let host = percent_decode_str(first).decode_utf8_lossy();
@@ -168,7 +264,7 @@ fn named_by_path(path: &str) -> Result<Option<(Registry, String)>, MirrorError> 
         return Ok(None);
     }
     let registry = Registry::parse("The first part of the path", &host)?;
-    Ok(Some((registry, format!("/v2/{rest}"))))
+    Ok(Some((registry, first.to_owned(), format!("/v2/{rest}"))))
 }
 
 /// The query without `ns`, its other parameters as they were written; and what `ns` says.
@@ -199,9 +295,8 @@ mod tests {
             headers.append(REGISTRY, line.parse().unwrap());
         }
         match Mirror::new(addr).unwrap().resolve(&uri.parse().unwrap(), &headers) {
-            Ok(uri) => uri.to_string(),
+            Ok(mirrored) => mirrored.uri.to_string(),
             Err(MirrorError::Ping) => "ping".into(),
-            Err(MirrorError::Unnamed) => "unnamed".into(),
             Err(MirrorError::Invalid { .. }) => "invalid".into(),
         }
     }
@@ -236,7 +331,7 @@ mod tests {
             // nobody says
             ("/v2/", &[], "ping"),
             ("/v2", &[], "ping"),
-            ("/v2/a/b/manifests/1", &[], "unnamed"),
+            ("/v2/a/b/manifests/1", &[], "https://registry-1.docker.io/v2/a/b/manifests/1"),
             // no host
             ("/v2/x/blobs/y?ns=https://a.io", &[], "invalid"),
             ("/v2/x/blobs/y?ns=u:p@a.io", &[], "invalid"),
@@ -271,6 +366,51 @@ mod tests {
         }
         for addr in ["", "https://", "https://a/b", "https://u@a", "a b"] {
             assert!(Mirror::new(Some(addr)).is_err(), "{addr}");
+        }
+    }
+
+    #[test]
+    fn a_repository_is_named_with_its_registry_in_front() {
+        for (addr, name, want) in [
+            (None, "quay.io/a/b", "quay.io a/b"),
+            (None, "registry.internal:5000/a", "registry.internal:5000 a"),
+            (None, "library/x", "registry-1.docker.io library/x"),
+            (None, "docker.io/library/x", "registry-1.docker.io library/x"),
+            (Some("harbor.corp"), "team/x", "harbor.corp team/x"),
+            (Some("harbor.corp"), "quay.io/x", "quay.io x"),
+            (None, "u@quay.io/x", "invalid"),
+        ] {
+            let named = match Mirror::new(addr).unwrap().repository(name) {
+                Ok((registry, repository)) => format!("{} {repository}", registry.authority()),
+                Err(_) => "invalid".into(),
+            };
+            assert_eq!(named, want, "{addr:?} {name}");
+        }
+    }
+
+    #[test]
+    fn what_a_registry_points_to_leads_back_through_the_mirror_or_to_the_registry() {
+        const UPLOAD: &str = "https://r.example:5000/v2/a/blobs/uploads/";
+        let (by_path, by_namespace) =
+            (Naming::Path("r.example:5000".into()), Naming::Namespace("r.example:5000".into()));
+        for (naming, location, want) in [
+            (&by_path, "/v2/a/blobs/uploads/1?s=x", Some("/v2/r.example:5000/a/blobs/uploads/1?s=x")),
+            (&by_path, "1", Some("/v2/r.example:5000/a/blobs/uploads/1")),
+            (&by_path, "https://r.example:5000/v2/a/blobs/uploads/1", Some("/v2/r.example:5000/a/blobs/uploads/1")),
+            (&by_path, "http://r.example:5000/v2/a/blobs/uploads/1", Some("/v2/r.example:5000/a/blobs/uploads/1")),
+            (&by_path, "https://cdn.example/b?sig=1", None),
+            (&by_path, "//cdn.example/b?sig=1", Some("https://cdn.example/b?sig=1")),
+            (&by_path, "/files/b?sig=1", Some("https://r.example:5000/files/b?sig=1")),
+            (&by_path, "https://r.example:5000/files/b", None),
+            (&by_namespace, "/v2/a/blobs/uploads/1?s=x", Some("/v2/a/blobs/uploads/1?s=x&ns=r.example%3A5000")),
+            (&by_namespace, "/v2/a/blobs/uploads/1", Some("/v2/a/blobs/uploads/1?ns=r.example%3A5000")),
+            (&by_namespace, "/files/b", Some("https://r.example:5000/files/b")),
+            (&Naming::Fixed, "/v2/a/blobs/uploads/1?s=x", Some("/v2/a/blobs/uploads/1?s=x")),
+            (&Naming::Fixed, "https://r.example:5000/v2/x", Some("/v2/x")),
+            (&Naming::Fixed, "https://r.example/v2/x", None),
+        ] {
+            let led = naming.lead_back(&UPLOAD.parse().unwrap(), location);
+            assert_eq!(led.as_deref(), want, "{naming:?} {location}");
         }
     }
 }

@@ -1,80 +1,72 @@
-//! What a path of the distribution protocol names, by its strict grammar.
+//! What a path of the distribution protocol names. The grammar of names, tags and digests is the `oci-spec` crate's.
 
-use damselfly_core::Digest;
+use oci_spec::distribution::Reference;
 
-/// The longest repository name that runtimes accept.
-const MAX_NAME: usize = 255;
-/// The longest tag.
-const MAX_TAG: usize = 128;
+/// The registry part of references that are only parsed for the rest: any host that has no special meaning.
+const ANY_HOST: &str = "registry.example";
 
 /// What a `/v2/…` path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource<'a> {
     /// `/v2/`: is this a registry, and does it want credentials?
     Ping,
-    /// A blob by its digest, which names its bytes for ever.
+    /// A blob by its digest, of any algorithm.
     Blob {
         /// The repository.
-        name: &'a str,
-        /// As written: of any algorithm.
+        repository: &'a str,
+        /// The digest as written.
         digest: &'a str,
     },
     /// A manifest by a tag, which may name another one tomorrow.
     Tagged {
         /// The repository.
-        name: &'a str,
-        /// The tag.
-        tag: &'a str,
+        repository: &'a str,
     },
     /// A manifest by its digest.
     Manifest {
         /// The repository.
-        name: &'a str,
-        /// As written.
+        repository: &'a str,
+        /// The digest as written.
         digest: &'a str,
     },
-    /// A push under way.
-    Upload {
+    /// Anything else that belongs to a repository: uploads, tags, referrers.
+    Other {
         /// The repository.
-        name: &'a str,
-    },
-    /// The list of a repository's tags.
-    Tags {
-        /// The repository.
-        name: &'a str,
-    },
-    /// What refers to a manifest.
-    Referrers {
-        /// The repository.
-        name: &'a str,
-        /// The manifest's digest.
-        digest: &'a str,
+        repository: &'a str,
     },
 }
 
 impl<'a> Resource<'a> {
     /// What `path` names; `None` where the grammar does not know it (it is passed on all the same).
     pub fn parse(path: &'a str) -> Option<Self> {
-        let rest = path.strip_prefix("/v2")?;
-        if matches!(rest, "" | "/") {
+        if matches!(path, "/v2" | "/v2/") {
             return Some(Self::Ping);
         }
-        let rest = rest.strip_prefix('/')?;
-        if let Some((name, _)) = rest.split_once("/blobs/uploads") {
-            return is_name(name).then_some(Self::Upload { name });
+        let rest = path.strip_prefix("/v2/")?;
+        if let Some((repository, _)) = rest.split_once("/blobs/uploads") {
+            return is_reference(repository, "").then_some(Self::Other { repository });
         }
         let (head, last) = rest.rsplit_once('/')?;
-        let (name, kind) = head.rsplit_once('/')?;
-        if !is_name(name) {
-            return None;
-        }
+        let (repository, kind) = head.rsplit_once('/')?;
+        let by_digest = || is_reference(repository, &format!("@{last}"));
         match kind {
-            "blobs" if is_digest(last) => Some(Self::Blob { name, digest: last }),
-            "manifests" if is_digest(last) => Some(Self::Manifest { name, digest: last }),
-            "manifests" if is_tag(last) => Some(Self::Tagged { name, tag: last }),
-            "tags" if last == "list" => Some(Self::Tags { name }),
-            "referrers" if is_digest(last) => Some(Self::Referrers { name, digest: last }),
+            "blobs" if by_digest() => Some(Self::Blob { repository, digest: last }),
+            "manifests" if by_digest() => Some(Self::Manifest { repository, digest: last }),
+            "manifests" if is_reference(repository, &format!(":{last}")) => Some(Self::Tagged { repository }),
+            "tags" if last == "list" && is_reference(repository, "") => Some(Self::Other { repository }),
+            "referrers" if by_digest() => Some(Self::Other { repository }),
             _ => None,
+        }
+    }
+
+    /// The repository, where the path names one.
+    pub const fn repository(&self) -> Option<&'a str> {
+        match self {
+            Self::Ping => None,
+            Self::Blob { repository, .. }
+            | Self::Tagged { repository }
+            | Self::Manifest { repository, .. }
+            | Self::Other { repository } => Some(repository),
         }
     }
 }
@@ -84,46 +76,10 @@ pub fn is_registry_path(path: &str) -> bool {
     path == "/v2" || path.starts_with("/v2/")
 }
 
-/// The digest of the blob that a path names, where it is one that we can check.
-pub fn blob_digest(path: &str) -> Option<Digest> {
-    match Resource::parse(path)? {
-        Resource::Blob { digest, .. } => digest.parse().ok(),
-        _ => None,
-    }
-}
-
-/// Components of lower case letters and digits, with single `.`, one or two `_`, or any number of `-` between them.
-fn is_name(name: &str) -> bool {
-    name.len() <= MAX_NAME && name.split('/').all(is_component)
-}
-
-fn is_component(text: &str) -> bool {
-    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = text.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
-    let separated = |between: &[u8]| match between {
-        [] | b"." | b"_" | b"__" => true,
-        dashes => dashes.iter().all(|byte| *byte == b'-'),
-    };
-    alphanumeric(first) && alphanumeric(last) && bytes.split(alphanumeric).all(separated)
-}
-
-/// `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}`
-fn is_tag(text: &str) -> bool {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    text.len() <= MAX_TAG
-        && text.bytes().enumerate().all(|(at, byte)| word(byte) || at > 0 && matches!(byte, b'.' | b'-'))
-        && !text.is_empty()
-}
-
-/// `algorithm:hex`, with at least 32 digits.
-fn is_digest(text: &str) -> bool {
-    let Some((algorithm, hex)) = text.split_once(':') else { return false };
-    let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    !algorithm.is_empty()
-        && algorithm.bytes().all(|byte| lower(byte) || matches!(byte, b'+' | b'.' | b'_' | b'-'))
-        && hex.len() >= 32
-        && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+/// Whether `repository` with this tag or digest behind it is a reference as runtimes write them.
+pub fn is_reference(repository: &str, behind: &str) -> bool {
+    let parsed = Reference::try_from(format!("{ANY_HOST}/{repository}{behind}"));
+    parsed.is_ok_and(|reference| reference.registry() == ANY_HOST && reference.repository() == repository)
 }
 
 #[cfg(test)]
@@ -143,10 +99,10 @@ mod tests {
             (format!("/v2/a/manifests/{digest}"), "Manifest a"),
             ("/v2/a/manifests/latest".into(), "Tagged a"),
             ("/v2/a/manifests/V1.2_3-x".into(), "Tagged a"),
-            ("/v2/a/blobs/uploads/".into(), "Upload a"),
-            ("/v2/a/b/blobs/uploads/0e1c?x".into(), "Upload a/b"),
-            ("/v2/a/tags/list".into(), "Tags a"),
-            (format!("/v2/a/referrers/{digest}"), "Referrers a"),
+            ("/v2/a/blobs/uploads/".into(), "Other a"),
+            ("/v2/a/b/blobs/uploads/0e1c?x".into(), "Other a/b"),
+            ("/v2/a/tags/list".into(), "Other a"),
+            (format!("/v2/a/referrers/{digest}"), "Other a"),
             // A repository may be called like a part of the protocol.
             (format!("/v2/blobs/blobs/{digest}"), "Blob blobs"),
             (format!("/v2/blobs/{digest}"), ""),
@@ -156,6 +112,8 @@ mod tests {
             (format!("/v2/a___b/blobs/{digest}"), ""),
             (format!("/v2//a/blobs/{digest}"), ""),
             (format!("/v2/-a/blobs/{digest}"), ""),
+            (format!("/v2/a@{digest}/blobs/{digest}"), ""),
+            (format!("/v2/a:1/blobs/{digest}"), ""),
             (format!("/v2/{}/blobs/{digest}", "a".repeat(256)), ""),
             ("/v2/a/blobs/sha256:abc".into(), ""),
             ("/v2/a/blobs/latest".into(), ""),
@@ -169,16 +127,12 @@ mod tests {
             let short = match Resource::parse(&path) {
                 None => String::new(),
                 Some(Resource::Ping) => "Ping".into(),
-                Some(Resource::Blob { name, .. }) => format!("Blob {name}"),
-                Some(Resource::Tagged { name, .. }) => format!("Tagged {name}"),
-                Some(Resource::Manifest { name, .. }) => format!("Manifest {name}"),
-                Some(Resource::Upload { name }) => format!("Upload {name}"),
-                Some(Resource::Tags { name }) => format!("Tags {name}"),
-                Some(Resource::Referrers { name, .. }) => format!("Referrers {name}"),
+                Some(Resource::Blob { repository, .. }) => format!("Blob {repository}"),
+                Some(Resource::Tagged { repository }) => format!("Tagged {repository}"),
+                Some(Resource::Manifest { repository, .. }) => format!("Manifest {repository}"),
+                Some(Resource::Other { repository }) => format!("Other {repository}"),
             };
             assert_eq!(short, want, "{path}");
-            let checked = want.starts_with("Blob") && path.contains("sha256");
-            assert_eq!(blob_digest(&path).is_some(), checked, "{path}");
         }
     }
 

@@ -104,14 +104,18 @@ async fn a_registrys_answers_pass_but_never_429() {
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_and_an_unnamed_registry_explained() {
+async fn a_ping_that_names_no_registry_is_told_of_our_tokens() {
     let world = world().await;
     let answer = send(&world, "GET", "/v2/", &[]).await;
-    assert_eq!(
-        (answer.status(), &answer.headers()["docker-distribution-api-version"]),
-        (StatusCode::OK, &"registry/2.0".parse().unwrap())
-    );
-    let answer = send(&world, "GET", "/v2/x/manifests/1", &[]).await;
-    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-    assert!(answer.headers().contains_key("x-dragonfly-error-type"));
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.headers()["docker-distribution-api-version"], "registry/2.0");
+    let challenge = format!("Bearer realm=\"http://{}/token\",service=\"damselfly\"", world.proxy);
+    assert_eq!(answer.headers()["www-authenticate"], challenge);
+
+    let answer = send(&world, "GET", "/token?service=damselfly", &[("authorization", "Basic dTpw")]).await;
+    assert_eq!(answer.status(), StatusCode::OK, "a password for no registry is not judged");
+    let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+    let token = format!("Bearer {}", body["token"].as_str().unwrap());
+    let answer = send(&world, "GET", "/v2/", &[("authorization", &token)]).await;
+    assert_eq!(answer.status(), StatusCode::OK);
 }

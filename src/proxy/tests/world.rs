@@ -164,6 +164,7 @@ impl World {
             policy: Policy::new(intercepted),
             interceptor: Interceptor::new(ca).unwrap(),
             mirror: Mirror::new(None).unwrap(),
+            upstreams: Vec::new(),
             drain: drain.watch(),
             metrics: Metrics::default(),
         };

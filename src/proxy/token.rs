@@ -1,0 +1,281 @@
+//! Tokens of registries: for clients that ask us for them, for callers without credentials whom a registry gives one,
+//! and the clients' own questions on their way through.
+
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use url::form_urlencoded;
+
+use super::access::Record;
+use super::bypass::Bypass;
+use super::fault::Fault;
+use super::forward::{Answer, outbound};
+use super::handler::Inner;
+use super::headers::has_credentials;
+use super::route::{TOKEN_PATH, Target, named_host};
+use crate::net::{Body, spoken_scheme};
+use crate::registry::{
+    API_VERSION, API_VERSION_HEADER, Bearer, Challenge, OwnToken, Registry, Resource, TokenAnswer, TokenError,
+    TokenRequest,
+};
+
+/// The most bytes of a question that is POSTed.
+const MAX_QUESTION: usize = 64 << 10;
+/// How many scopes one question may have.
+const MAX_SCOPES: usize = 16;
+/// How long a token of ours is good for, as its client is told, in seconds.
+const OWN_TOKEN_EXPIRES: u64 = 300;
+
+impl Inner {
+    /// Tells a client of the mirror where it gets its tokens: here, whatever registry it means.
+    pub(super) fn challenge(&self, parts: &request::Parts) -> Result<Response<Body>, Fault> {
+        let host = named_host(parts).and_then(|host| host.to_str().map(str::to_owned).ok()).unwrap_or_default();
+        let challenge = format!("Bearer realm=\"http://{host}{TOKEN_PATH}\",service=\"damselfly\"");
+        let challenge = HeaderValue::try_from(challenge).ok().filter(|_| host.parse::<http::uri::Authority>().is_ok());
+        let challenge = challenge.ok_or_else(|| Fault::malformed("The Host header does not name this mirror."))?;
+        let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"a token of the registry is needed"}]}"#;
+        let mut response = json(StatusCode::UNAUTHORIZED, body);
+        let headers = response.headers_mut();
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+        headers.insert(API_VERSION_HEADER, HeaderValue::from_static(API_VERSION));
+        Ok(response)
+    }
+
+    /// A token for a client of the mirror: the registry's, or one of ours where the registry has none.
+    pub(super) async fn give_token(&self, parts: &request::Parts) -> Result<Response<Body>, Fault> {
+        if parts.method != Method::GET {
+            return Err(Fault::client(StatusCode::METHOD_NOT_ALLOWED, "Tokens are asked for by GET here."));
+        }
+        let credentials = parts.headers.get(header::AUTHORIZATION).cloned();
+        let scopes = scopes(parts.uri.query().unwrap_or_default());
+        let Some((registry, scopes)) = self.registry_of(&scopes)? else {
+            // A client that only tries its password. Which registry it is for is not said.
+            return Ok(own_token("", credentials));
+        };
+        let ping = registry.url("/v2/", None).map_err(|error| Fault::malformed(error.to_string()))?;
+        match self.challenge_of(&ping).await? {
+            None => Ok(own_token(registry.authority(), None)),
+            Some(Challenge::Basic) => Ok(own_token(registry.authority(), credentials)),
+            Some(Challenge::Bearer(bearer)) => {
+                let url = bearer.token_url(&ping, &scopes).ok_or_else(|| {
+                    Fault::upstream(StatusCode::BAD_GATEWAY, "The registry names no authorisation service.")
+                })?;
+                let mut question = TokenRequest::anonymous(url);
+                if let Some(credentials) = credentials {
+                    self.refuse_downgrade(&ping, &question.uri)?;
+                    question.headers.insert(header::AUTHORIZATION, credentials);
+                }
+                Ok(answered(self.tokens.fetch(&self.http, question).await)?)
+            }
+        }
+    }
+
+    /// The registry that scopes as clients of the mirror write them mean, and the scopes as the registry knows them.
+    fn registry_of(&self, scopes: &[String]) -> Result<Option<(Registry, Vec<String>)>, Fault> {
+        let mut found: Option<(Registry, Vec<String>)> = None;
+        for scope in scopes {
+            let parts = scope.split_once(':').and_then(|(kind, rest)| Some((kind, rest.rsplit_once(':')?)));
+            let Some((kind, (name, actions))) = parts else { continue };
+            let named = self.routes.mirror.repository(name);
+            let (registry, repository) =
+                named.map_err(|error| Fault::client(StatusCode::BAD_REQUEST, error.to_string()))?;
+            let scope = format!("{kind}:{repository}:{actions}");
+            match &mut found {
+                None => found = Some((registry, vec![scope])),
+                Some((own, scopes)) if *own == registry => scopes.push(scope),
+                // One token is good for one registry.
+                Some(_) => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a registry asks of callers, as it says at `ping`. Its answer is kept for some minutes.
+    async fn challenge_of(&self, ping: &Uri) -> Result<Option<Challenge>, Fault> {
+        let ask = async {
+            let (mut parts, ()) = http::Request::new(()).into_parts();
+            parts.uri = ping.clone();
+            let target = Target { uri: ping.clone(), mirror: None, keep_host: false };
+            let headers = outbound(&parts, &target, &self.config().id);
+            let answer = self.fetch(&parts, headers, &target).await?;
+            match answer.status() {
+                StatusCode::UNAUTHORIZED => Ok(Challenge::find(answer.headers())),
+                status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Err(Fault::upstream(
+                    StatusCode::BAD_GATEWAY,
+                    format!("The registry answered {status} when it was asked what tokens it wants."),
+                )),
+                _ => Ok(None),
+            }
+        };
+        let challenge = self.challenges.try_get_with(ping.to_string(), ask).await;
+        challenge.map_err(|fault: std::sync::Arc<Fault>| (*fault).clone())
+    }
+
+    /// Credentials that came for a registry behind TLS go nowhere without TLS.
+    fn refuse_downgrade(&self, registry: &Uri, realm: &Uri) -> Result<(), Fault> {
+        let upstreams = &self.routes.upstreams;
+        let is_tls = |uri| spoken_scheme(upstreams, uri).is_some_and(|scheme| scheme.as_str() == "https");
+        if is_tls(registry) && !is_tls(realm) {
+            let sentence = "The registry names an authorisation service without TLS; no password is sent there.";
+            return Err(Fault::upstream(StatusCode::BAD_GATEWAY, sentence));
+        }
+        Ok(())
+    }
+
+    /// Sends a GET or HEAD to its target. Where a mirrored registry asks a caller without credentials for a token that
+    /// anybody may have, it is sent with one.
+    pub(super) async fn fetch_for_anybody(&self, parts: &request::Parts, target: &Target) -> Result<Answer, Fault> {
+        let mut headers = outbound(parts, target, &self.config().id);
+        let token = self.token_for_anybody(&parts.headers, target).await;
+        if let Some(token) = &token {
+            headers.insert(header::AUTHORIZATION, token.clone());
+        }
+        let answer = self.fetch(parts, headers.clone(), target).await?;
+        self.learn(target, &answer);
+        let wants_token = answer.status() == StatusCode::UNAUTHORIZED && serves_anybody(&parts.headers, target);
+        if wants_token
+            && let Some(new) = self.token_by_challenge(target, answer.headers()).await
+            && Some(&new) != token.as_ref()
+        {
+            headers.insert(header::AUTHORIZATION, new);
+            return self.fetch(parts, headers, target).await;
+        }
+        Ok(answer)
+    }
+
+    /// Notes the authorisation service that a registry's answer names.
+    pub(super) fn learn(&self, target: &Target, answer: &Answer) {
+        if answer.status() == StatusCode::UNAUTHORIZED
+            && Resource::parse(target.uri.path()).is_some()
+            && let Some(Challenge::Bearer(bearer)) = Challenge::find(answer.headers())
+        {
+            self.tokens.learn(&target.uri, &bearer);
+        }
+    }
+
+    /// The token for a mirrored registry that anybody may have, where one was needed before.
+    pub(super) async fn token_for_anybody(&self, headers: &HeaderMap, target: &Target) -> Option<HeaderValue> {
+        if !serves_anybody(headers, target) {
+            return None;
+        }
+        let url = self.tokens.remembered(&repository(target)?)?;
+        self.tokens.fetch(&self.http, TokenRequest::anonymous(url)).await.ok()?.authorization()
+    }
+
+    /// The token that a registry's challenge says that anybody may have; `None` where there is none.
+    pub(super) async fn token_by_challenge(&self, target: &Target, answer: &HeaderMap) -> Option<HeaderValue> {
+        let Some(Challenge::Bearer(bearer)) = Challenge::find(answer) else { return None };
+        let own = match &bearer {
+            Bearer { scope: Some(_), .. } => Vec::new(),
+            _ => vec![format!("repository:{}:pull", Resource::parse(target.uri.path())?.repository()?)],
+        };
+        let url = bearer.token_url(&target.uri, &own)?;
+        let answer = self.tokens.fetch(&self.http, TokenRequest::anonymous(url.clone())).await;
+        if let Err(error) = &answer {
+            tracing::info!(host = target.uri.host(), %error, "a registry's token for anybody could not be had");
+        }
+        let token = answer.ok()?.authorization()?;
+        if let Some(repository) = repository(target) {
+            self.tokens.remember(repository, url);
+        }
+        Some(token)
+    }
+
+    /// A client's own question for a token, on its way through.
+    pub(super) async fn token_question(
+        &self,
+        parts: &request::Parts,
+        body: Incoming,
+        target: &Target,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
+        if let Some(record) = record {
+            record.bypasses(Bypass::Token);
+        }
+        let body = Limited::new(body, MAX_QUESTION).collect().await;
+        let body =
+            body.map_err(|_| Fault::malformed("The question for a token did not come whole, or is too long."))?;
+        let mut headers = outbound(parts, target, &self.config().id);
+        headers.remove(header::CONTENT_LENGTH);
+        let question =
+            TokenRequest { method: parts.method.clone(), uri: target.uri.clone(), headers, body: body.to_bytes() };
+        match self.tokens.fetch(&self.http, question).await {
+            Ok(answer) | Err(TokenError::Answer(answer)) => Ok(self.passed_token(&answer, target)),
+            Err(error) => Err(fault(error)),
+        }
+    }
+
+    /// A token service's answer as the client gets it that asked through us.
+    fn passed_token(&self, answer: &TokenAnswer, target: &Target) -> Response<Body> {
+        let mut response = Response::new(());
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers.clone();
+        let body = answer.current_body();
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        self.passed(response.into_parts().0, body, target)
+    }
+}
+
+/// Whether a caller has nothing to show, and takes us for the registry: then we may show what anybody may have.
+fn serves_anybody(headers: &HeaderMap, target: &Target) -> bool {
+    target.mirror.is_some() && !has_credentials(headers)
+}
+
+/// The repository that a URL is in, with its registry in front.
+fn repository(target: &Target) -> Option<String> {
+    let repository = Resource::parse(target.uri.path())?.repository()?;
+    Some(format!("{}/{repository}", target.uri.authority()?.as_str().to_ascii_lowercase()))
+}
+
+/// The scopes of a question; each parameter may hold several.
+fn scopes(query: &str) -> Vec<String> {
+    let scopes = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "scope");
+    let scopes = scopes.flat_map(|(_, scopes)| scopes.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    scopes.filter(|scope| !scope.is_empty()).take(MAX_SCOPES).collect()
+}
+
+fn own_token(registry: &str, credentials: Option<HeaderValue>) -> Response<Body> {
+    let token = OwnToken { registry: registry.to_ascii_lowercase(), credentials }.encode();
+    let body = serde_json::json!({ "token": token, "access_token": token, "expires_in": OWN_TOKEN_EXPIRES });
+    json(StatusCode::OK, body.to_string())
+}
+
+fn answered(answer: Result<TokenAnswer, TokenError>) -> Result<Response<Body>, Fault> {
+    match answer {
+        Ok(answer) => Ok(json(StatusCode::OK, answer.current_body())),
+        Err(TokenError::Answer(answer)) if answer.status.is_client_error() => {
+            // A mirror's "too many requests" stalls its clients for a minute.
+            let limited = answer.status == StatusCode::TOO_MANY_REQUESTS;
+            let mut response = json(if limited { StatusCode::SERVICE_UNAVAILABLE } else { answer.status }, answer.body);
+            for name in [header::CONTENT_TYPE, header::WWW_AUTHENTICATE, header::RETRY_AFTER] {
+                if let Some(value) = answer.headers.get(&name) {
+                    response.headers_mut().insert(name, value.clone());
+                }
+            }
+            Ok(response)
+        }
+        Err(error) => Err(fault(error)),
+    }
+}
+
+fn fault(error: TokenError) -> Fault {
+    match error {
+        TokenError::Net(error) => Fault::from(&error),
+        TokenError::Late { .. } => Fault::timeout(error.to_string()),
+        TokenError::Answer(answer) => Fault::upstream(
+            StatusCode::BAD_GATEWAY,
+            format!("The registry's authorisation service answered {} and no token.", answer.status),
+        ),
+        TokenError::Broken { .. } => Fault::upstream(StatusCode::BAD_GATEWAY, error.to_string()),
+    }
+}
+
+fn json(status: StatusCode, body: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,364 @@
+//! Asking authorisation services for tokens, so that they are left in peace.
+//!
+//! - **Identical questions in flight are one**, and an answer is given again until shortly before its token expires.
+//!   Identical means: the same URL, the same body, and the same credentials.
+//! - **At most a few questions at a time** go to one realm; the others wait their turn.
+//! - **A service that says "too many requests" is left alone** for as long as it says, within bounds.
+//!
+//! A token service is any URL that a registry's challenge named as its realm: [`Tokens::learn`]. So the clients' own
+//! questions, on their way through the proxy, are recognised and treated alike.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use moka::Expiry;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::challenge::Bearer;
+use super::request_key;
+use crate::net::{HttpClient, NetError};
+
+/// Answers that are kept, realms that are known, and repositories whose scope is remembered.
+const MAX_KEPT: u64 = 4096;
+/// The most bytes of an answer.
+const MAX_ANSWER: usize = 1 << 20;
+/// How long a service may ask to be left alone; longer is taken for this.
+const MAX_HOLD: Duration = Duration::from_secs(60);
+/// How long it is left alone when it does not say.
+const HOLD: Duration = Duration::from_secs(1);
+/// How long a token is good for where its answer does not say, as the distribution project has it.
+const EXPIRES_IN: u64 = 60;
+/// The limits of this module.
+#[derive(Clone, Debug)]
+pub struct TokenConfig {
+    /// Questions at a time to one realm.
+    pub per_realm: usize,
+    /// How long an answer that was given for credentials is given again, at most.
+    pub reuse: Duration,
+    /// How long a question may take in all, waiting included.
+    pub patience: Duration,
+}
+
+impl Default for TokenConfig {
+    fn default() -> Self {
+        Self { per_realm: 4, reuse: Duration::from_secs(60), patience: Duration::from_secs(30) }
+    }
+}
+
+/// A question to a token service. `Debug` shows neither the query nor header values.
+#[derive(Clone)]
+pub struct TokenRequest {
+    /// GET, or the POST of OAuth 2.
+    pub method: Method,
+    /// The service's URL with the question in its query.
+    pub uri: Uri,
+    /// The request's headers as they go out.
+    pub headers: HeaderMap,
+    /// The question of a POST.
+    pub body: Bytes,
+}
+
+impl TokenRequest {
+    /// A question without credentials.
+    pub fn anonymous(uri: Uri) -> Self {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
+        Self { method: Method::GET, uri, headers, body: Bytes::new() }
+    }
+
+    fn has_credentials(&self) -> bool {
+        self.method != Method::GET
+            || self.headers.contains_key(header::AUTHORIZATION)
+            || self.headers.contains_key(header::COOKIE)
+    }
+}
+
+impl std::fmt::Debug for TokenRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenRequest").field("host", &self.uri.host()).field("path", &self.uri.path()).finish()
+    }
+}
+
+/// A token service's answer. `Debug` shows only the status.
+#[derive(Clone)]
+pub struct TokenAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, as it came.
+    pub body: Bytes,
+    came: Instant,
+    reuse: Duration,
+}
+
+impl std::fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenAnswer").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl TokenAnswer {
+    /// The token, if the answer has one.
+    pub fn token(&self) -> Option<String> {
+        let body: serde_json::Value = serde_json::from_slice(&self.body).ok().filter(|_| self.status.is_success())?;
+        let token = ["token", "access_token"].iter().find_map(|name| body.get(*name)?.as_str());
+        token.filter(|token| !token.is_empty()).map(str::to_owned)
+    }
+
+    /// The `Authorization` of a request with this token.
+    pub fn authorization(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::try_from(format!("Bearer {}", self.token()?)).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    /// The body, saying how long the token is still good for.
+    pub fn current_body(&self) -> Bytes {
+        let age = self.came.elapsed().as_secs();
+        if age == 0 {
+            return self.body.clone();
+        }
+        let Ok(mut body) = serde_json::from_slice::<serde_json::Value>(&self.body) else { return self.body.clone() };
+        // With a date of issue the client itself knows how old it is.
+        if body.get("issued_at").is_some() {
+            return self.body.clone();
+        }
+        let left = expires_in(&body).saturating_sub(age).max(1);
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert("expires_in".into(), left.into());
+        }
+        body.to_string().into()
+    }
+
+    /// How long this answer may be given again to who asks the same.
+    fn reusable(&self, with_credentials: bool, limit: Duration) -> Duration {
+        if self.token().is_none() {
+            return Duration::ZERO;
+        }
+        let Ok(body) = serde_json::from_slice::<serde_json::Value>(&self.body) else { return Duration::ZERO };
+        let good = expires_in(&body);
+        // Shortly before it expires, so that who gets it last can still use it.
+        let reuse = Duration::from_secs(good.saturating_sub((good / 4).min(30)));
+        if with_credentials { reuse.min(limit) } else { reuse }
+    }
+}
+
+fn expires_in(body: &serde_json::Value) -> u64 {
+    body.get("expires_in").and_then(serde_json::Value::as_u64).unwrap_or(EXPIRES_IN)
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The service was not reached.
+    #[error("{0}")]
+    Net(NetError),
+    /// The service gave no answer in time, or asked to be left alone for longer than anybody waits.
+    #[error("The authorisation service at {to} gave no token in time.")]
+    Late {
+        /// `HOST[:PORT]`.
+        to: String,
+    },
+    /// The service's answer is no token: to be passed on as it is.
+    #[error("the authorisation service answered {}", .0.status)]
+    Answer(TokenAnswer),
+    /// The answer broke off or is too long.
+    #[error("The answer of the authorisation service at {to} is not complete.")]
+    Broken {
+        /// `HOST[:PORT]`.
+        to: String,
+    },
+}
+
+/// What is counted of tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    asked: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+impl Metrics {
+    /// Adds everything to `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "dragonfly_client_registry_token_request",
+            "Questions for tokens, by what became of them: asked, shared with one in flight or kept, held back, failed",
+            self.asked.clone(),
+        );
+    }
+
+    fn count(&self, result: &'static str) {
+        self.asked.get_or_create(&[("result", result)]).inc();
+    }
+}
+
+/// One token service.
+struct Realm {
+    slots: Semaphore,
+    /// Until when it asked to be left alone.
+    held: Mutex<Option<Instant>>,
+}
+
+impl Realm {
+    fn held_until(&self) -> Option<Instant> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).filter(|until| *until > Instant::now())
+    }
+
+    fn hold(&self, duration: Duration) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + duration);
+    }
+}
+
+struct ByAnswer;
+
+impl Expiry<[u8; 32], TokenAnswer> for ByAnswer {
+    fn expire_after_create(&self, _: &[u8; 32], answer: &TokenAnswer, _: std::time::Instant) -> Option<Duration> {
+        Some(answer.reuse)
+    }
+}
+
+/// The token services that registries named, and what they answered. Clones share everything.
+#[derive(Clone)]
+pub struct Tokens(Arc<Inner>);
+
+struct Inner {
+    config: TokenConfig,
+    metrics: Metrics,
+    /// By scheme, authority and path.
+    realms: moka::sync::Cache<String, Arc<Realm>>,
+    answers: moka::future::Cache<[u8; 32], TokenAnswer>,
+    /// Where a token for a repository (with its registry in front) is to be had without credentials.
+    repositories: moka::sync::Cache<String, Uri>,
+}
+
+impl Tokens {
+    /// No service is known yet.
+    pub fn new(config: TokenConfig, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            metrics,
+            realms: moka::sync::Cache::new(MAX_KEPT),
+            answers: moka::future::Cache::builder().max_capacity(MAX_KEPT).expire_after(ByAnswer).build(),
+            repositories: moka::sync::Cache::new(MAX_KEPT),
+        }))
+    }
+
+    /// Notes the token service that a registry's answer for `from` named.
+    pub fn learn(&self, from: &Uri, bearer: &Bearer) {
+        if let Some(url) = bearer.token_url(from, &[]) {
+            self.realm(&url);
+        }
+    }
+
+    /// Whether this is a question for a token to a service that a registry named.
+    pub fn is_question(&self, method: &Method, uri: &Uri) -> bool {
+        let asks = || uri.query().is_some_and(|query| query.contains("service=") || query.contains("scope="));
+        (method == Method::POST || method == Method::GET && asks()) && self.0.realms.contains_key(&realm_of(uri))
+    }
+
+    /// Notes where a token for a repository is to be had by anybody.
+    pub fn remember(&self, repository: String, token_url: Uri) {
+        self.0.repositories.insert(repository, token_url);
+    }
+
+    /// Where a token for a repository is to be had by anybody, if that is known.
+    pub fn remembered(&self, repository: &str) -> Option<Uri> {
+        self.0.repositories.get(repository)
+    }
+
+    fn realm(&self, uri: &Uri) -> Arc<Realm> {
+        let slots = self.0.config.per_realm.clamp(1, Semaphore::MAX_PERMITS);
+        self.0
+            .realms
+            .get_with(realm_of(uri), || Arc::new(Realm { slots: Semaphore::new(slots), held: Mutex::new(None) }))
+    }
+
+    /// The answer to a question: a kept one, that of an identical question in flight, or the service's own.
+    ///
+    /// # Errors
+    /// There is no token; see [`TokenError`].
+    pub async fn fetch(&self, client: &HttpClient, request: TokenRequest) -> Result<TokenAnswer, TokenError> {
+        let with_credentials = request.has_credentials();
+        let mut asked = false;
+        let ask = async {
+            asked = true;
+            let mut answer = self.ask(client, &request).await?;
+            answer.reuse = answer.reusable(with_credentials, self.0.config.reuse);
+            if answer.token().is_some() { Ok(answer) } else { Err(TokenError::Answer(answer)) }
+        };
+        let answer = self
+            .0
+            .answers
+            .try_get_with(request_key(&request.method, &request.uri, &request.headers, &request.body), ask)
+            .await;
+        self.0.metrics.count(match (&answer, asked) {
+            (_, false) => "shared",
+            (Ok(_), true) => "asked",
+            (Err(_), true) => "failed",
+        });
+        answer.map_err(Arc::unwrap_or_clone)
+    }
+
+    async fn ask(&self, client: &HttpClient, request: &TokenRequest) -> Result<TokenAnswer, TokenError> {
+        let realm = self.realm(&request.uri);
+        let to = request.uri.authority().map(ToString::to_string).unwrap_or_default();
+        let deadline = Instant::now() + self.0.config.patience;
+        let late = || TokenError::Late { to: to.clone() };
+        let _slot = match timeout_at(deadline, realm.slots.acquire()).await {
+            Ok(Ok(slot)) => slot,
+            _ => return Err(late()),
+        };
+        loop {
+            if let Some(until) = realm.held_until() {
+                self.0.metrics.count("held");
+                if until >= deadline {
+                    return Err(late());
+                }
+                sleep_until(until).await;
+                continue;
+            }
+            let answer = timeout_at(deadline, send(client, request, &to)).await.map_err(|_| late())??;
+            let Some(hold) = wants_peace(&answer) else { return Ok(answer) };
+            realm.hold(hold);
+            if Instant::now() + hold >= deadline {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// How long a service wants to be left alone, if it says so.
+fn wants_peace(answer: &TokenAnswer) -> Option<Duration> {
+    let after = answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    match (answer.status, after) {
+        (StatusCode::TOO_MANY_REQUESTS, None) => Some(HOLD),
+        (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(seconds)) => {
+            Some(Duration::from_secs(seconds).clamp(HOLD, MAX_HOLD))
+        }
+        _ => None,
+    }
+}
+
+async fn send(client: &HttpClient, asked: &TokenRequest, to: &str) -> Result<TokenAnswer, TokenError> {
+    let mut request = Request::new(Full::new(asked.body.clone()).map_err(|never| match never {}).boxed_unsync());
+    *request.method_mut() = asked.method.clone();
+    *request.uri_mut() = asked.uri.clone();
+    *request.headers_mut() = asked.headers.clone();
+    // The answer is read here, and given to others who may take other encodings.
+    request.headers_mut().remove(header::ACCEPT_ENCODING);
+    let (head, body) = client.send(request).await.map_err(TokenError::Net)?.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await;
+    let body = body.map_err(|_| TokenError::Broken { to: to.to_owned() })?.to_bytes();
+    Ok(TokenAnswer { status: head.status, headers: head.headers, body, came: Instant::now(), reuse: Duration::ZERO })
+}
+
+fn realm_of(uri: &Uri) -> String {
+    let authority = uri.authority().map(|authority| authority.as_str().to_ascii_lowercase()).unwrap_or_default();
+    format!("{}://{authority}{}", uri.scheme_str().unwrap_or("http"), uri.path())
+}
