@@ -20,7 +20,7 @@ use damselfly_core::Validators;
 
 use crate::net::{HttpClient, NetError, empty_body};
 
-pub use response::{SourceResponse, SourceSpan};
+pub use response::{SourceResponse, SourceSpan, may_be_stored};
 
 /// How many redirects of one request are followed; the next one is given back as the answer.
 pub const MAX_REDIRECTS: usize = 5;

@@ -60,19 +60,25 @@ impl SourceResponse {
         }
     }
 
-    /// Whether the source lets others than the asker keep its answer: neither `no-store` nor `private` (RFC 9111, 3).
+    /// Whether the source lets others than the asker keep its answer.
     pub fn may_be_stored(&self) -> bool {
-        let lines = self.headers.get_all(CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
-        !lines.flat_map(|line| line.split(',')).any(|directive| {
-            let name = directive.split('=').next().unwrap_or_default().trim();
-            name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("private")
-        })
+        may_be_stored(&self.headers)
     }
 
     fn length(&self) -> Option<u64> {
         let text = self.headers.get(CONTENT_LENGTH)?.to_str().ok()?;
         text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok())?
     }
+}
+
+/// Whether an answer with these headers may be kept for others than the asker: neither `no-store` nor `private` (RFC 9111,
+/// 3).
+pub fn may_be_stored(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
+    !lines.flat_map(|line| line.split(',')).any(|directive| {
+        let name = directive.split('=').next().unwrap_or_default().trim();
+        name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("private")
+    })
 }
 
 impl fmt::Debug for SourceResponse {

@@ -8,9 +8,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use damselfly_core::{ByteRange, Digest};
+use damselfly_core::{ByteRange, Digest, DigestCheck};
 use futures_util::{Stream, stream};
-use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use super::source::{self, Chunks, Expected, Trouble};
@@ -46,7 +45,7 @@ impl Rescue {
         let length = stored.geometry().length();
         self.expected.length = Some(length);
         let check = match stored.digest().filter(|_| whole && range.end() == length) {
-            Some(digest) => Some(Check::after(stored, range.start(), digest).await?),
+            Some(digest) => Some(check_after(stored, range.start(), digest).await?),
             None => None,
         };
         let opened = source::open(&self.backend, &self.request, Some(range), &self.expected).await.map_err(broken)?;
@@ -81,34 +80,26 @@ fn broken(trouble: Trouble) -> Broken {
     }
 }
 
-/// The hash of everything that the client gets, and what is held back until it agrees.
-struct Check {
-    sha: Sha256,
-    digest: Digest,
-}
-
-impl Check {
-    /// After the first `sent` bytes of the content, which the store gave.
-    async fn after(stored: &StoredTask, sent: u64, digest: Digest) -> Result<Self, Broken> {
-        let mut sha = Sha256::new();
-        let mut at = 0;
-        while let Some(range) = ByteRange::new(at, sent.min(at + READ_LENGTH)).filter(|range| !range.is_empty()) {
-            let bytes = stored.read(range).await.map_err(|error| Broken::Local(format!("cannot read: {error}")))?;
-            if bytes.len() as u64 != range.len() {
-                return Err(Broken::Local("the content file is shorter than its content".into()));
-            }
-            sha.update(&bytes);
-            at = range.end();
+/// The check of a content whose first `sent` bytes the store gave; what comes behind them is held back until it agrees.
+async fn check_after(stored: &StoredTask, sent: u64, digest: Digest) -> Result<DigestCheck, Broken> {
+    let mut check = digest.check();
+    let mut at = 0;
+    while let Some(range) = ByteRange::new(at, sent.min(at + READ_LENGTH)).filter(|range| !range.is_empty()) {
+        let bytes = stored.read(range).await.map_err(|error| Broken::Local(format!("cannot read: {error}")))?;
+        if bytes.len() as u64 != range.len() {
+            return Err(Broken::Local("the content file is shorter than its content".into()));
         }
-        Ok(Self { sha, digest })
+        check.update(&bytes);
+        at = range.end();
     }
+    Ok(check)
 }
 
 struct Rest {
     skip: u64,
     left: u64,
     chunks: Chunks,
-    check: Option<Check>,
+    check: Option<DigestCheck>,
     out: VecDeque<Bytes>,
 }
 
@@ -131,7 +122,7 @@ impl Rest {
             bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
             self.left -= bytes.len() as u64;
             if let Some(check) = &mut self.check {
-                check.sha.update(&bytes);
+                check.update(&bytes);
             }
             if !bytes.is_empty() {
                 self.out.push_back(bytes);
@@ -142,9 +133,7 @@ impl Rest {
     /// The next bytes that may go out: all but a tail, until the digest agrees.
     fn ready(&mut self) -> Result<Option<Bytes>, Broken> {
         if self.left == 0 {
-            if let Some(check) = self.check.take()
-                && <[u8; 32]>::from(check.sha.finalize()) != *check.digest.as_bytes()
-            {
+            if self.check.take().is_some_and(|check| !check.agrees()) {
                 return Err(Broken::Digest);
             }
             return Ok(self.out.pop_front());

@@ -16,17 +16,18 @@ use damselfly_core::Digest;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use moka::future::Cache;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::access::Record;
 use super::authorize::Denied;
 use super::bypass::Bypass;
+use super::config::PrivateContent;
 use super::fault::Fault;
 use super::forward::outbound;
 use super::handler::Inner;
 use super::headers::has_credentials;
 use super::route::Target;
+use crate::backend::may_be_stored;
 use crate::net::{Body, empty_body};
 use crate::registry::request_key;
 
@@ -51,10 +52,6 @@ struct Kept {
 impl Kept {
     fn weight(&self) -> u32 {
         u32::try_from(self.body.len() + OVERHEAD).unwrap_or(u32::MAX)
-    }
-
-    fn is(&self, digest: &Digest) -> bool {
-        <[u8; 32]>::from(Sha256::digest(&self.body)) == *digest.as_bytes()
     }
 }
 
@@ -199,22 +196,17 @@ impl Inner {
     }
 
     async fn keep(&self, parts: &request::Parts, target: &Target, key: [u8; 32], named: Option<Digest>, kept: &Kept) {
-        if self.config().private_content == super::config::PrivateContent::Off && !kept.public.load(Ordering::Relaxed) {
+        if self.config().private_content == PrivateContent::Off && !kept.public.load(Ordering::Relaxed) {
             return;
         }
-        if kept
-            .headers
-            .get_all(header::CACHE_CONTROL)
-            .iter()
-            .any(|line| line.to_str().is_ok_and(|line| line.contains("no-store") || line.contains("private")))
-        {
+        if !may_be_stored(&kept.headers) {
             return;
         }
         let mut stored = kept.again(kept.came);
         stored.headers.remove(header::SET_COOKIE);
         let stored = Arc::new(stored);
         let said = || kept.headers.get("docker-content-digest")?.to_str().ok()?.parse().ok();
-        if let Some(digest) = named.or_else(said).filter(|digest| kept.is(digest)) {
+        if let Some(digest) = named.or_else(said).filter(|digest: &Digest| digest.is_of(&kept.body)) {
             self.manifests.by_digest.insert(digest, stored.clone()).await;
             if named.is_some() {
                 self.authorizer.admit(self.authorizer.key(&parts.headers, target)).await;

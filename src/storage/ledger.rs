@@ -11,7 +11,7 @@ use super::record::{StateRecord, TaskRecord};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     /// A task begins. Whatever was kept under its id is replaced.
-    Task(TaskId, TaskRecord, StateRecord),
+    Task(TaskId, Box<TaskRecord>, StateRecord),
     /// A piece's bytes are in the content file.
     Piece(TaskId, PieceNumber, PieceDigest),
     /// A piece's bytes are not what was recorded.

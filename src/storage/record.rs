@@ -6,7 +6,7 @@
 //!
 //! | value | encoding |
 //! | --- | --- |
-//! | task | version, length u64, piece length u64, created u64 (unix s), digest (optional 32 bytes), origin: url, content (optional), digest (optional), tag, application; number of headers u32, each name and value |
+//! | task | version, length u64, piece length u64, created u64 (unix s), digest (optional, 32 bytes of SHA-256 or 64 of SHA-512), origin: url, content (optional), digest (optional), tag, application; number of headers u32, each name and value |
 //! | piece (key: task id, number u32) | version, crc32 u32, blake3 32 bytes |
 //! | state | version, flags u8 (1: whole digest verified, 2: private, 4: for this host alone), last access u64 (unix s) |
 
@@ -50,7 +50,7 @@ impl TaskRecord {
         out.extend(self.geometry.length().to_be_bytes());
         out.extend(self.geometry.piece_length().to_be_bytes());
         out.extend(self.created.to_be_bytes());
-        put_optional(&mut out, self.digest.as_ref().map(|digest| digest.as_bytes().as_slice()));
+        put_optional(&mut out, self.digest.as_ref().map(Digest::as_bytes));
         put(&mut out, self.origin.url.as_bytes());
         put_optional(&mut out, self.origin.content.as_deref().map(str::as_bytes));
         put_optional(&mut out, self.origin.digest.as_deref().map(str::as_bytes));
@@ -72,7 +72,7 @@ impl TaskRecord {
         let geometry = Geometry::new(from.u64()?, from.u64()?).ok()?;
         let created = from.u64()?;
         let digest = match from.optional(Reader::string)? {
-            Some(bytes) => Some(Digest::sha256(bytes.try_into().ok()?)),
+            Some(bytes) => Some(Digest::from_bytes(bytes)?),
             None => None,
         };
         let origin = Origin {

@@ -251,7 +251,11 @@ mod tests {
             origin: Origin::default(),
             headers: Vec::new(),
         };
-        Op::Task(TaskId::from_bytes([id; 32]), record, StateRecord { last_access: 5, ..StateRecord::default() })
+        Op::Task(
+            TaskId::from_bytes([id; 32]),
+            Box::new(record),
+            StateRecord { last_access: 5, ..StateRecord::default() },
+        )
     }
 
     #[test]

@@ -229,7 +229,7 @@ impl Storage {
             Some(file) => state.opened(file),
             None => state.content().map_err(StorageError::io("open", &self.inner.config.dir))?,
         };
-        self.inner.shared.record(Op::Task(id, state.record.clone(), state.state()));
+        self.inner.shared.record(Op::Task(id, Box::new(state.record.clone()), state.state()));
         let mut tasks = self.tasks();
         tasks.insert(id, Arc::clone(&state));
         self.gauge(&tasks);

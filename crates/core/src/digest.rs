@@ -1,33 +1,73 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::id::{parse_hex32, write_hex};
+use sha2::{Digest as _, Sha256, Sha512};
 
-/// The digest of a whole content, as the content's own naming gives it (an OCI blob's `sha256:<hex>`).
+use crate::id::{parse_hex, write_hex};
+
+/// The digest of a whole content, as the content's own naming gives it (an OCI blob's `sha256:<hex>` or `sha512:<hex>`).
 ///
-/// Only sha256 is known; a content named by another algorithm is not a task with a digest.
+/// A content that is named by another algorithm is not a task with a digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest([u8; 32]);
+pub enum Digest {
+    /// SHA-256, as nearly all content is named.
+    Sha256([u8; 32]),
+    /// SHA-512.
+    Sha512([u8; 64]),
+}
 
 /// A digest text that is not of a known algorithm and exact length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected sha256:<64 hex digits>, blake3:<64 hex digits> or crc32:<decimal>")]
+#[error("expected sha256:<64 hex digits>, sha512:<128 hex digits>, blake3:<64 hex digits> or crc32:<decimal>")]
 pub struct DigestError;
 
 impl Digest {
-    /// The sha256 digest with these bytes.
+    /// The SHA-256 digest with these bytes.
     pub const fn sha256(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self::Sha256(bytes)
     }
 
-    /// The sha256's bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    /// The digest with these bytes, whose number says of which algorithm it is.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let sha256 = || bytes.try_into().map(Self::Sha256);
+        bytes.try_into().map(Self::Sha512).or_else(|_| sha256()).ok()
+    }
+
+    /// The digest's bytes.
+    pub const fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Sha256(bytes) => bytes,
+            Self::Sha512(bytes) => bytes,
+        }
+    }
+
+    /// The name of the algorithm, as it stands in front of the hex digits.
+    pub const fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "sha256",
+            Self::Sha512(_) => "sha512",
+        }
     }
 
     /// The hex digits alone, without the algorithm.
     pub fn hex(&self) -> String {
-        self.to_string().split_off("sha256:".len())
+        self.to_string().split_off(self.algorithm().len() + 1)
+    }
+
+    /// Computes the digest of a content, to be compared with this one.
+    pub fn check(&self) -> DigestCheck {
+        let hasher = match self {
+            Self::Sha256(_) => ContentHasher::Sha256(Sha256::new()),
+            Self::Sha512(_) => ContentHasher::Sha512(Sha512::new()),
+        };
+        DigestCheck { digest: *self, hasher }
+    }
+
+    /// Whether `bytes` have this digest.
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        let mut check = self.check();
+        check.update(bytes);
+        check.agrees()
     }
 }
 
@@ -35,21 +75,64 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let hex = text.strip_prefix("sha256:").ok_or(DigestError)?;
-        parse_hex32(hex).map(Self).ok_or(DigestError)
+        let (algorithm, hex) = text.split_once(':').ok_or(DigestError)?;
+        match algorithm {
+            "sha256" => parse_hex(hex).map(Self::Sha256),
+            "sha512" => parse_hex(hex).map(Self::Sha512),
+            _ => None,
+        }
+        .ok_or(DigestError)
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        write_hex(f, &self.0)
+        f.write_str(self.algorithm())?;
+        f.write_str(":")?;
+        write_hex(f, self.as_bytes())
     }
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// Compares a content that comes in order, in any cut, with a digest.
+#[derive(Clone)]
+pub struct DigestCheck {
+    digest: Digest,
+    hasher: ContentHasher,
+}
+
+#[derive(Clone)]
+enum ContentHasher {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl DigestCheck {
+    /// Adds the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.hasher {
+            ContentHasher::Sha256(hasher) => hasher.update(bytes),
+            ContentHasher::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// Whether all bytes together have the digest.
+    pub fn agrees(self) -> bool {
+        match self.hasher {
+            ContentHasher::Sha256(hasher) => hasher.finalize().as_slice() == self.digest.as_bytes(),
+            ContentHasher::Sha512(hasher) => hasher.finalize().as_slice() == self.digest.as_bytes(),
+        }
+    }
+}
+
+impl fmt::Debug for DigestCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DigestCheck").field("digest", &self.digest).finish_non_exhaustive()
     }
 }
 
@@ -62,7 +145,7 @@ impl FromStr for Blake3 {
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
         let hex = text.strip_prefix("blake3:").ok_or(DigestError)?;
-        parse_hex32(hex).map(Self).ok_or(DigestError)
+        parse_hex(hex).map(Self).ok_or(DigestError)
     }
 }
 
@@ -136,11 +219,43 @@ mod tests {
         let text = format!("sha256:{hex}");
         assert_eq!(text.parse::<Digest>().unwrap().to_string(), text);
         assert_eq!(text.parse::<Digest>().unwrap().hex(), hex);
-        for bad in ["", "sha256:", "sha512:aa", &hex, &format!("sha256:{hex}a"), &format!("md5:{hex}")] {
+        let long = format!("sha512:{hex}{hex}");
+        assert_eq!(long.parse::<Digest>().unwrap().to_string(), long);
+        assert_eq!(long.parse::<Digest>().unwrap().hex(), hex.repeat(2));
+        for digest in [&text, &long].map(|text| text.parse::<Digest>().unwrap()) {
+            assert_eq!(Digest::from_bytes(digest.as_bytes()), Some(digest));
+        }
+        assert_eq!(Digest::from_bytes(&[0; 33]), None);
+        for bad in [
+            "",
+            "sha256:",
+            "sha512:aa",
+            &format!("sha512:{hex}"),
+            &format!("sha256:{hex}{hex}"),
+            &hex,
+            &format!("sha256:{hex}a"),
+            &format!("md5:{hex}"),
+        ] {
             assert_eq!(bad.parse::<Digest>(), Err(DigestError), "{bad}");
         }
         let text = format!("blake3:{hex}");
         assert_eq!(text.parse::<Blake3>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn a_content_is_compared_with_the_digest_of_its_own_algorithm() {
+        // The digests of "abc" (FIPS 180-4).
+        for known in [
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+             2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+        ] {
+            let digest: Digest = known.parse().unwrap();
+            let mut check = digest.check();
+            check.update(b"a");
+            check.update(b"bc");
+            assert!(check.agrees() && digest.is_of(b"abc") && !digest.is_of(b"abd"), "{known}");
+        }
     }
 
     #[test]

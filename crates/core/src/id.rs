@@ -29,7 +29,7 @@ impl FromStr for TaskId {
     type Err = TaskIdError;
 
     fn from_str(text: &str) -> Result<Self, TaskIdError> {
-        parse_hex32(text).map(Self).ok_or(TaskIdError)
+        parse_hex(text).map(Self).ok_or(TaskIdError)
     }
 }
 
@@ -45,13 +45,13 @@ impl fmt::Debug for TaskId {
     }
 }
 
-/// Parses exactly 64 hex digits of either case.
-pub(crate) fn parse_hex32(text: &str) -> Option<[u8; 32]> {
+/// Parses exactly `2 * N` hex digits of either case.
+pub(crate) fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
-    if digits.len() != 64 {
+    if digits.len() != 2 * N {
         return None;
     }
-    let mut bytes = [0; 32];
+    let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         let high = (pair[0] as char).to_digit(16)?;
         let low = (pair[1] as char).to_digit(16)?;

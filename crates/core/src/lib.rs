@@ -14,7 +14,7 @@ mod range;
 pub mod swarm;
 mod task;
 
-pub use digest::{Blake3, Digest, DigestError, PieceDigest, PieceHasher};
+pub use digest::{Blake3, Digest, DigestCheck, DigestError, PieceDigest, PieceHasher};
 pub use geometry::{Geometry, GeometryError, MAX_PIECES, PieceNumber, default_piece_length};
 pub use id::{HostId, PeerId, TaskId, TaskIdError};
 pub use moment::Moment;

@@ -87,12 +87,16 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The text that is hashed into the task id; `None` for a content with a digest, whose hex is the id itself.
+    /// The text that is hashed into the task id; `None` for a content with a SHA-256 digest, whose hex is the id itself.
     ///
     /// Each field stands with its length, so no two identities share a text.
     pub fn content(&self) -> Option<String> {
-        let Self::Version { url, validators, length, vary, tag, application, piece_length } = self else {
-            return None;
+        let (url, validators, length, vary, tag, application, piece_length) = match self {
+            Self::Digest(Digest::Sha256(_)) => return None,
+            Self::Digest(digest) => return Some(digest.to_string()),
+            Self::Version { url, validators, length, vary, tag, application, piece_length } => {
+                (url, validators, length, vary, tag, application, piece_length)
+            }
         };
         let mut text = String::from(HEADING);
         let mut field = |name: &str, value: &str| {
@@ -121,6 +125,10 @@ impl Identity {
     /// Reads what [`Identity::content`] wrote: how a host that is asked to fetch a task for others learns what it is.
     /// `None` for any other text.
     pub fn from_content(text: &str) -> Option<Self> {
+        if let Ok(digest @ Digest::Sha512(_)) = text.parse() {
+            let identity = Self::Digest(digest);
+            return (identity.content().as_deref() == Some(text)).then_some(identity);
+        }
         let mut rest = text.strip_prefix(HEADING)?;
         let (mut url, mut length, mut piece_length, mut vary) = (None, None, None, Vec::new());
         let (mut tag, mut application) = (String::new(), String::new());
@@ -147,7 +155,7 @@ impl Identity {
     /// The task's id.
     pub fn task_id(&self) -> TaskId {
         match (self, self.content()) {
-            (Self::Digest(digest), _) => TaskId::from_bytes(*digest.as_bytes()),
+            (Self::Digest(Digest::Sha256(bytes)), _) => TaskId::from_bytes(*bytes),
             (_, content) => TaskId::from_bytes(Sha256::digest(content.unwrap_or_default()).into()),
         }
     }
@@ -190,6 +198,16 @@ mod tests {
     fn a_digest_is_its_own_id() {
         let digest: Digest = format!("sha256:{}", "ab".repeat(32)).parse().unwrap();
         assert_eq!(Identity::Digest(digest).task_id().to_string(), digest.hex());
+    }
+
+    #[test]
+    fn a_longer_digest_is_hashed_into_the_id_and_read_back() {
+        let digest: Digest = format!("sha512:{}", "ab".repeat(64)).parse().unwrap();
+        let identity = Identity::Digest(digest);
+        let content = identity.content().unwrap();
+        assert_eq!(Identity::from_content(&content), Some(identity.clone()));
+        assert_eq!(identity.task_id(), TaskId::from_bytes(Sha256::digest(&content).into()));
+        assert_eq!(Identity::from_content(&content.to_uppercase().replacen("SHA", "sha", 1)), None);
     }
 
     #[test]
