@@ -45,7 +45,7 @@ pub enum Output {
         /// The task.
         task: TaskId,
         /// Where its content comes from.
-        origin: Origin,
+        origin: Box<Origin>,
     },
     /// Something worth counting happened.
     Fact(Fact),

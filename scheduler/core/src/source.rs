@@ -271,7 +271,7 @@ impl Core {
         let origin = state.origin.clone();
         self.wake_at(until, Wake::Seed(task));
         self.fact(Fact::SeedTriggered);
-        self.output(Output::TriggerSeed { host: info, task, origin });
+        self.output(Output::TriggerSeed { host: info, task, origin: Box::new(origin) });
     }
 
     /// The seed came: what it does from now on is a peer's.

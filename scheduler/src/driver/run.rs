@@ -181,7 +181,9 @@ impl Driver {
                 Output::End(peer) => {
                     self.talking.remove(&peer);
                 }
-                Output::TriggerSeed { host, task, origin } => self.trigger(SeedRequest { host, task, origin }),
+                Output::TriggerSeed { host, task, origin } => {
+                    self.trigger(SeedRequest { host, task, origin: *origin });
+                }
                 Output::Answer(peer, answer) => {
                     let told = self.talking.get(&peer).map(|conversation| conversation.answers.try_send(answer));
                     if let Some(Err(error)) = told {
