@@ -179,14 +179,19 @@ impl Fleet {
 
     /// Clients of all these hosts, all at once.
     pub(crate) fn clients(&self, hosts: impl IntoIterator<Item = usize>, file: &File) -> Crowd {
-        Crowd { clients: hosts.into_iter().map(|n| (n, self.client(n, file))).collect(), length: file.content.length }
+        self.clients_with(hosts, &self.request(file, true))
+    }
+
+    /// Clients that all ask this.
+    pub(crate) fn clients_with(&self, hosts: impl IntoIterator<Item = usize>, request: &Request) -> Crowd {
+        let length = request.versions.first().map_or(0, |version| version.length);
+        let clients = hosts.into_iter().map(|n| (n, Client::start(&self.hosts[n].place, request.clone())));
+        Crowd { clients: clients.collect(), length }
     }
 
     /// Clients in the hosts' places that go to the origin themselves.
     pub(crate) fn direct_clients(&self, file: &File) -> Crowd {
-        let request = self.request(file, false);
-        let clients = self.hosts.iter().enumerate().map(|(n, h)| (n, Client::start(&h.place, request.clone())));
-        Crowd { clients: clients.collect(), length: file.content.length }
+        self.clients_with(0..self.hosts.len(), &self.request(file, false))
     }
 
     pub(crate) fn request(&self, file: &File, through_us: bool) -> Request {

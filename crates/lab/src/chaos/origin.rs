@@ -98,9 +98,12 @@ pub(super) const SCENARIOS: [Scenario; 6] = [
             let mut fleet = stage.fleet(6)?;
             let file = fleet.publish(stage.size);
             let watch = Watch::begin(&fleet)?;
-            let crowd = fleet.clients(0..6, &file);
-            crowd.wait_for_any(0.3);
             let changed = Content { version: file.content.version + 1, ..file.content };
+            let mut request = fleet.request(&file, true);
+            // Who had no byte before the change may get all of the new version.
+            request.versions.push(changed);
+            let crowd = fleet.clients_with(0..6, &request);
+            crowd.wait_for_any(0.3);
             fleet.origin.publish(&file.name, changed);
             fleet.origin.cut();
             let mut outcomes = crowd.outcomes()?;
