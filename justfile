@@ -24,6 +24,11 @@ format:
 bench:
     cargo bench
 
+# Real daemons in network namespaces with shaped links (as root): `just lab headline`, `just lab chaos --list`.
+lab *arguments:
+    cargo build --release -p damselfly -p damselfly-scheduler
+    cargo run --release -p damselfly-lab -- {{ arguments }}
+
 # Licences, banned crates and sources of what we depend on (wants cargo-deny).
 deny:
     cargo deny --all-features check bans licenses sources

@@ -114,6 +114,7 @@ fn host(name: &str, seed: bool, rpc_port: u16) -> HostInfo {
         ip: [127, 0, 0, 1].into(),
         rpc_port,
         data_port: 4005,
+        proxy_port: None,
         upload_slots: 4,
         idc: String::new(),
         location: String::new(),

@@ -69,11 +69,18 @@ pub fn load(flags: &Flags) -> Result<Loaded, UsageError> {
 
 /// One line about keys that mean nothing here; an error for those that promise a protection.
 fn judge_foreign(path: &Path, met: &[String]) -> Result<Option<String>, UsageError> {
-    if let Some(key) = met.iter().find(|key| foreign::UNSUPPORTED.contains(&key.as_str())) {
+    let promises = |key: &&String| foreign::UNSUPPORTED.contains(&key.as_str()) && !is_switched_off(path, key);
+    if let Some(key) = met.iter().find(promises) {
         let name = path.display();
         return Err(UsageError::new(format!("{name}: {key}: not supported by this version, which would ignore it")));
     }
     Ok((!met.is_empty()).then(|| format!("{}: these keys have no effect here: {}", path.display(), met.join(", "))))
+}
+
+/// Whether a key's value says that nothing is promised: `enable: false`, as Dragonfly's client writes it for `security`.
+fn is_switched_off(path: &Path, key: &str) -> bool {
+    let Ok(file) = config::load::<serde_json::Value>(path) else { return false };
+    file.pointer(&format!("/{}", key.replace('.', "/"))).and_then(|value| value.get("enable")) == Some(&false.into())
 }
 
 /// Where the values came from, for errors.

@@ -79,6 +79,8 @@ fn mistakes_name_the_file_the_key_and_the_reason() {
         ("download:\n  stallTimeout: 0s\n", "a.yaml: download.stallTimeout: "),
         ("upload:\n  server:\n    cert: /x\n", "a.yaml: upload.server.cert: not supported"),
         ("security:\n  enable: true\n", "a.yaml: security: not supported"),
+        ("security: {}\n", "a.yaml: security: not supported"),
+        ("security:\n  token: x\n", "a.yaml: security: not supported"),
     ] {
         let error = load_text(text).unwrap_err().to_string();
         assert!(error.contains(expected), "{text:?}: {error}");
@@ -94,6 +96,28 @@ fn a_proxy_for_others_needs_a_password_or_a_word() {
     assert_eq!(loaded.warnings.len(), 1);
     let loaded = load_text(&format!("{server}    basicAuth: {{username: a, password: b}}\n")).unwrap();
     assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn a_file_of_dragonflys_client_1_5_10_is_read() {
+    let text = "download:\n  backToSourceConcurrentPieceCount: 4\n  concurrentPieceCount: 8\n  protocol: tcp\n\
+                storage:\n  writebackMode: true\n  server:\n    tcpPort: 4005\n    tcpFastopen: false\n\
+                gc:\n  interval: 900s\n  policy:\n    taskTTL: 720h\n    pageCacheIdleTimeout: 10m\n\
+                proxy:\n  server:\n    port: 4001\n    requestRateLimit: 4000\n  rules:\n    - regex: blobs/sha256.*\n      schedulingPolicy: always\n\
+                security:\n  enable: false\n";
+    let loaded = load_text(text).unwrap();
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    for key in [
+        "download.backToSourceConcurrentPieceCount",
+        "storage.writebackMode",
+        "storage.server.tcpFastopen",
+        "gc.policy.pageCacheIdleTimeout",
+        "proxy.server.requestRateLimit",
+        "proxy.rules.0.schedulingPolicy",
+        "security",
+    ] {
+        assert!(loaded.warnings[0].contains(key), "{key}: {:?}", loaded.warnings);
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! This host's part in the swarm: who it is, which scheduler it asks, its tasks, and what it serves to peers.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use damselfly_core::HostId;
 use damselfly_core::swarm::HostInfo;
+use damselfly_core::{HostId, TaskId};
 use damselfly_runtime::{UsageError, Watch};
 use damselfly_scheduler::{Handle, NoSeeds, SinceStart};
 use prometheus_client::registry::Registry;
@@ -33,6 +34,9 @@ pub(super) fn host(config: &Config, addresses: &Addresses) -> HostInfo {
         ip: host.ip,
         rpc_port: addresses.peer.port(),
         data_port: addresses.data.port(),
+        proxy_port: Some(addresses.proxy)
+            .filter(|proxy| !proxy.ip().is_loopback())
+            .and_then(|proxy| NonZeroU16::new(proxy.port())),
         upload_slots: if config.share { UPLOAD_SLOTS } else { 0 },
         idc: host.idc.clone(),
         location: host.location.clone(),
@@ -92,7 +96,9 @@ pub(super) fn peer_server(
     let config = peer::Config::new(SocketAddr::new(host.ip, addresses.data.port()));
     let seed: Option<Arc<dyn peer::SeedTrigger>> =
         if host.seed { Some(Arc::new(Seeder::new(tasks.clone()))) } else { None };
-    PeerServer::new(host.id.clone(), storage.clone(), seed, config, metrics, drain)
+    let tasks = tasks.clone();
+    let downloading = Arc::new(move |id: &TaskId| tasks.is_downloading(id));
+    PeerServer::new(host.id.clone(), storage.clone(), downloading, seed, config, metrics, drain)
 }
 
 /// Serves peers until the drain.

@@ -94,12 +94,13 @@ impl Driver {
     fn follow(&mut self, offer: Offer) {
         let parent = offer.peer.clone();
         let (pieces, host, id) = (self.shared.parts.pieces.clone(), self.shared.parts.host.id.clone(), self.flight.id);
+        let count = self.stored.as_ref().map(|stored| stored.geometry().count());
         let words = self.words.0.clone();
         let name = parent.clone();
         self.turns += 1;
         let turn = self.turns;
         let work = self.start(async move {
-            let mut said = match pieces.follow(offer.rpc, &host, &id).await {
+            let mut said = match pieces.follow(offer.rpc, &host, &id, count).await {
                 Ok(said) => said,
                 Err(error) => {
                     debug!(parent = %name, %error, "a parent cannot be followed");

@@ -25,9 +25,12 @@ use tonic::{Code, Status};
 /// The most parents to which a connection is kept.
 pub const MAX_CHANNELS: usize = 256;
 
-/// How many pieces a parent is asked about by number. Ours tells about all of them; one of the plain protocol about
-/// these, and looks each of them up again and again while it still downloads.
+/// The most pieces that a parent is asked about by number. Ours tells about all of them; one of the plain protocol about
+/// these, and looks each of them up again and again while it still downloads: for ever, where its task has no such piece.
 const ASKED: u32 = 4096;
+
+/// Of a task that has not been cut yet a plain parent is asked about its first piece, which every task has.
+const SURE: u32 = 1;
 
 /// The most bytes of one announcement.
 const MAX_ANNOUNCEMENT: usize = 4 * 1024;
@@ -98,7 +101,8 @@ impl PieceSync {
         Self { config, channels: Arc::default() }
     }
 
-    /// Asks the parent at `rpc` which pieces of `task` it has. `host` is the host that asks.
+    /// Asks the parent at `rpc` which pieces of `task` it has. `host` is the host that asks; `count` is how many pieces
+    /// the task has, as far as that is known.
     ///
     /// # Errors
     /// Where the parent does not answer in time, or does not have the task.
@@ -107,9 +111,10 @@ impl PieceSync {
         rpc: SocketAddr,
         host: &HostId,
         task: &TaskId,
+        count: Option<u32>,
     ) -> Result<impl Stream<Item = Result<PieceAnnouncement, SyncError>> + Send + Unpin + use<>, SyncError> {
         let mut stub = DfdaemonUploadClient::new(self.channel(rpc)?).max_decoding_message_size(MAX_ANNOUNCEMENT);
-        let call = stub.sync_pieces(convert::all_pieces_to_wire(host, task, ASKED));
+        let call = stub.sync_pieces(convert::all_pieces_to_wire(host, task, count.unwrap_or(SURE).min(ASKED)));
         let answer = tokio::time::timeout(self.config.head_timeout, call)
             .await
             .map_err(|_| SyncError::Gone("no answer in time".into()))?

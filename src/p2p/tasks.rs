@@ -167,6 +167,7 @@ impl TaskSpec {
             tag: self.tag.clone(),
             application: self.application.clone(),
             private: self.with_credentials,
+            plain: None,
         }
     }
 
@@ -297,6 +298,11 @@ impl Tasks {
         if let Some(stored) = self.0.parts.storage.peek(id).filter(|stored| stored.audience() == Audience::Private) {
             stored.set_audience(Audience::Public);
         }
+    }
+
+    /// Whether this host is downloading the task.
+    pub fn is_downloading(&self, id: &TaskId) -> bool {
+        self.0.flights().contains_key(id)
     }
 
     /// How many downloads are under way.

@@ -154,6 +154,7 @@ impl House {
             ip,
             rpc_port: 0,
             data_port: 0,
+            proxy_port: None,
             upload_slots: 1,
             idc: String::new(),
             location: String::new(),

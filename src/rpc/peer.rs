@@ -87,6 +87,9 @@ impl Metrics {
     }
 }
 
+/// Whether this host is downloading a task.
+pub type Downloading = Arc<dyn Fn(&TaskId) -> bool + Send + Sync>;
+
 /// A download that a seed was asked for.
 pub struct Seeding {
     /// Which task it became.
@@ -138,6 +141,7 @@ pub struct PeerServer {
 struct Service {
     host: HostId,
     storage: Storage,
+    downloading: Downloading,
     seed: Option<Arc<dyn SeedTrigger>>,
     config: Config,
     metrics: Metrics,
@@ -159,17 +163,19 @@ impl Drop for Open {
 }
 
 impl PeerServer {
-    /// A server of what `storage` has, for `host`. Without `seed` it takes no downloads.
+    /// A server of what `storage` has and `downloading` knows to grow, for `host`. Without `seed` it takes no downloads.
     pub fn new(
         host: HostId,
         storage: Storage,
+        downloading: Downloading,
         seed: Option<Arc<dyn SeedTrigger>>,
         config: Config,
         metrics: Metrics,
         drain: Watch,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(config.max_streams));
-        Self { service: Service { host, storage, seed, config: config.clone(), metrics, streams, drain }, config }
+        let service = Service { host, storage, downloading, seed, config: config.clone(), metrics, streams, drain };
+        Self { service, config }
     }
 
     /// Serves until the drain begins, and then until its streams have ended.
@@ -235,7 +241,9 @@ impl DfdaemonUpload for Service {
         let open = self.open()?;
         let stored = self.storage.get(&wanted.task).filter(|stored| stored.audience() != Audience::Host);
         let stored = stored.ok_or_else(|| Status::not_found("this host does not have the task"))?;
-        let pieces = peer_pieces::announce(stored, wanted.pieces, self.config.data_addr, self.config.quiet);
+        let Config { data_addr, quiet, .. } = self.config;
+        let downloading = Arc::clone(&self.downloading);
+        let pieces = peer_pieces::announce(stored, wanted.pieces, data_addr, quiet, downloading);
         let announced = self.metrics.announced.clone();
         let messages = pieces.map(move |message| {
             announced.inc();

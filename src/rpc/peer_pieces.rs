@@ -1,8 +1,9 @@
 //! The stream of a task's pieces that a child follows: those that are here, then each as it is finished.
 //!
 //! Pieces of an earlier process are announced too; they are checked when they are served, and one that fails its check
-//! is then missing. The stream ends when everything that was asked for was said, when the content is complete, or when
-//! nothing new has come for a while: a child that still wants something asks its scheduler for somebody better.
+//! is then missing. The stream ends when everything that was asked for was said, when this host has told all it has and
+//! downloads no more of the task, or when nothing new has come for a while: a child that still wants something asks its
+//! scheduler for somebody better. A plain child asks nobody else until then.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use damselfly_core::{PieceNumber, PieceSet};
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
+use super::peer::Downloading;
 use crate::storage::StoredTask;
 
 struct Announcing {
@@ -25,7 +27,11 @@ struct Announcing {
     next: VecDeque<PieceNumber>,
     data_addr: SocketAddr,
     quiet: Duration,
+    downloading: Downloading,
 }
+
+/// How often a stream that has nothing to tell looks whether the download has ended.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Announces the pieces of a task, all or some.
 pub(super) fn announce(
@@ -33,6 +39,7 @@ pub(super) fn announce(
     pieces: Option<Vec<PieceNumber>>,
     data_addr: SocketAddr,
     quiet: Duration,
+    downloading: Downloading,
 ) -> impl Stream<Item = SyncPiecesResponse> + Send + 'static {
     let count = stored.geometry().count();
     let untold = match pieces {
@@ -43,8 +50,15 @@ pub(super) fn announce(
             some
         }
     };
-    let announcing =
-        Announcing { changed: stored.pieces_changed(), stored, untold, next: VecDeque::new(), data_addr, quiet };
+    let announcing = Announcing {
+        changed: stored.pieces_changed(),
+        stored,
+        untold,
+        next: VecDeque::new(),
+        data_addr,
+        quiet,
+        downloading,
+    };
     stream::unfold(announcing, |mut announcing| async move {
         let message = announcing.next().await?;
         Some((message, announcing))
@@ -64,8 +78,10 @@ impl Announcing {
             }
             // Before looking, so that what comes while we look wakes us.
             self.changed.borrow_and_update();
+            // And this too: the last pieces of a download are there before it is over.
+            let goes_on = (self.downloading)(&self.stored.id());
             self.look();
-            if self.next.is_empty() && !self.wait(quiet_at).await {
+            if self.next.is_empty() && (!goes_on || !self.wait(quiet_at).await) {
                 return None;
             }
         }
@@ -80,8 +96,12 @@ impl Announcing {
         }
     }
 
-    /// Whether there may be something new.
+    /// Whether it is worth looking again: something may be new, or it is not `until` yet.
     async fn wait(&mut self, until: tokio::time::Instant) -> bool {
-        matches!(tokio::time::timeout_at(until, self.changed.changed()).await, Ok(Ok(())))
+        let look_at = until.min(tokio::time::Instant::now() + LOOK);
+        match tokio::time::timeout_at(look_at, self.changed.changed()).await {
+            Ok(changed) => changed.is_ok(),
+            Err(_) => look_at < until,
+        }
     }
 }

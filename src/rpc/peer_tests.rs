@@ -2,20 +2,24 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use damselfly_api::convert::{SeedWish, seed_wish_to_wire};
 use damselfly_api::dfdaemon::dfdaemon_upload_client::DfdaemonUploadClient;
+use damselfly_api::dfdaemon::dfdaemon_upload_server::{DfdaemonUpload, DfdaemonUploadServer};
 use damselfly_api::dfdaemon::download_task_response::Response as Said;
-use damselfly_api::dfdaemon::{SyncHostRequest, SyncPiecesRequest};
+use damselfly_api::dfdaemon::{SyncHostRequest, SyncPiecesRequest, SyncPiecesResponse};
 use damselfly_core::swarm::Origin;
 use damselfly_core::{Audience, Geometry, PieceNumber, TaskId};
 use damselfly_runtime::drain::{Drain, Drained};
 use futures_util::StreamExt;
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::codegen::BoxStream;
+use tonic::transport::{Channel, Endpoint, Server};
 
 use super::peer::{Config, Metrics, PeerServer, SeedRefused, SeedTrigger, Seeding};
 use crate::p2p::piece_sync::{self, PieceSync, SyncError};
@@ -29,6 +33,8 @@ const SOON: Duration = Duration::from_secs(20);
 struct Peer {
     addr: SocketAddr,
     storage: Storage,
+    /// Whether the task is being downloaded, as the service is told.
+    downloading: Arc<AtomicBool>,
     drain: Drain,
 }
 
@@ -40,9 +46,12 @@ impl Peer {
         let mut config = Config::new("127.0.0.1:4005".parse().unwrap());
         change(&mut config);
         let metrics = Metrics::default();
-        let server = PeerServer::new("h".into(), storage.clone(), seed, config, metrics, drain.watch());
+        let downloading = Arc::new(AtomicBool::new(true));
+        let told = Arc::clone(&downloading);
+        let told = Arc::new(move |_: &TaskId| told.load(Ordering::Relaxed));
+        let server = PeerServer::new("h".into(), storage.clone(), told, seed, config, metrics, drain.watch());
         tokio::spawn(server.serve(listener));
-        Self { addr, storage, drain }
+        Self { addr, storage, downloading, drain }
     }
 
     /// A task of three pieces.
@@ -77,7 +86,7 @@ async fn a_child_is_told_of_every_piece_as_it_comes_and_then_the_stream_ends() {
     let stored = peer.task();
     write(&stored, 1).await;
     let follow = async {
-        let mut said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK).await.unwrap();
+        let mut said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
         let mut numbers = Vec::new();
         while let Some(next) = said.next().await {
             let next = next.unwrap();
@@ -116,24 +125,71 @@ async fn a_quiet_task_is_all_there_is() {
     let peer = Peer::start(None, |config| config.quiet = Duration::from_millis(50)).await;
     let stored = peer.task();
     write(&stored, 0).await;
-    let said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK).await.unwrap();
+    let said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
     let said = tokio::time::timeout(SOON, said.collect::<Vec<_>>()).await.unwrap();
     assert_eq!(said.len(), 1);
+}
+
+#[tokio::test]
+async fn a_host_that_holds_a_part_and_downloads_nothing_says_so_at_once() {
+    // Nothing but the end of the download can end these streams: the task is never quiet for long enough.
+    let peer = Peer::start(None, |config| config.quiet = Duration::from_secs(3600)).await;
+    let stored = peer.task();
+    write(&stored, 0).await;
+    let follow = || async { PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap() };
+    let mut while_it_grew = follow().await;
+    assert_eq!(while_it_grew.next().await.unwrap().unwrap().number, PieceNumber(0));
+    write(&stored, 2).await;
+    peer.downloading.store(false, Ordering::Relaxed);
+    let rest = tokio::time::timeout(SOON, while_it_grew.collect::<Vec<_>>()).await.expect("it ends with the download");
+    assert_eq!(rest.len(), 1, "the last piece is told, and then the stream ends");
+    let afterwards = tokio::time::timeout(SOON, follow().await.collect::<Vec<_>>()).await.expect("it ends");
+    assert_eq!(afterwards.len(), 2);
+}
+
+/// A parent of the plain protocol, which notes the numbers that it is asked about.
+struct PlainParent(tokio::sync::mpsc::UnboundedSender<SyncPiecesRequest>);
+
+#[async_trait]
+impl DfdaemonUpload for PlainParent {
+    async fn sync_pieces(
+        &self,
+        request: tonic::Request<SyncPiecesRequest>,
+    ) -> Result<tonic::Response<BoxStream<SyncPiecesResponse>>, tonic::Status> {
+        self.0.send(request.into_inner()).unwrap();
+        Ok(tonic::Response::new(Box::pin(futures_util::stream::empty())))
+    }
+}
+
+#[tokio::test]
+async fn a_parent_is_asked_only_about_pieces_that_the_task_has() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (asked, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::builder().add_service(DfdaemonUploadServer::new(PlainParent(asked)));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let sync = PieceSync::default();
+    for (count, numbers) in [(Some(3), 0..3), (Some(1), 0..1), (None, 0..1), (Some(1 << 20), 0..4096)] {
+        let _none = sync.follow(addr, &"child".into(), &TASK, count).await.unwrap();
+        let request = requests.recv().await.unwrap();
+        assert_eq!(request.interested_piece_numbers, numbers.collect::<Vec<u32>>(), "{count:?}");
+        assert!(request.all_pieces, "ours tells about all, whatever the numbers say");
+    }
 }
 
 #[tokio::test]
 async fn what_cannot_be_told_is_an_error() {
     let peer = Peer::start(None, |config| config.max_streams = 1).await;
     let sync = PieceSync::default();
-    let missing = sync.follow(peer.addr, &"child".into(), &TASK).await.err();
+    let missing = sync.follow(peer.addr, &"child".into(), &TASK, Some(3)).await.err();
     assert_eq!(missing, Some(SyncError::Missing));
     let stored = peer.task();
     stored.set_audience(Audience::Host);
-    let kept = sync.follow(peer.addr, &"child".into(), &TASK).await.err();
+    let kept = sync.follow(peer.addr, &"child".into(), &TASK, Some(3)).await.err();
     assert_eq!(kept, Some(SyncError::Missing), "what is for this host alone");
     stored.set_audience(Audience::Private);
-    let _open = sync.follow(peer.addr, &"child".into(), &TASK).await.unwrap();
-    let full = sync.follow(peer.addr, &"child".into(), &TASK).await.err();
+    let _open = sync.follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
+    let full = sync.follow(peer.addr, &"child".into(), &TASK, Some(3)).await.err();
     assert!(matches!(full, Some(SyncError::Gone(_))), "{full:?}");
     let request = SyncPiecesRequest { task_id: "short".into(), ..SyncPiecesRequest::default() };
     assert_eq!(peer.stub().sync_pieces(request).await.unwrap_err().code(), Code::InvalidArgument);
@@ -145,7 +201,7 @@ async fn a_parent_that_does_not_answer_is_left_in_time() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = piece_sync::Config { head_timeout: Duration::from_millis(50), ..piece_sync::Config::default() };
     let sync = PieceSync::new(config);
-    let error = sync.follow(silent.local_addr().unwrap(), &"child".into(), &TASK).await.err();
+    let error = sync.follow(silent.local_addr().unwrap(), &"child".into(), &TASK, Some(3)).await.err();
     assert!(matches!(error, Some(SyncError::Gone(_))), "{error:?}");
 }
 
@@ -153,7 +209,7 @@ async fn a_parent_that_does_not_answer_is_left_in_time() {
 async fn the_drain_ends_the_streams() {
     let peer = Peer::start(None, |_| {}).await;
     let _stored = peer.task();
-    let said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK).await.unwrap();
+    let said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
     let (drained, said) = tokio::join!(peer.drain.wait(SOON), said.collect::<Vec<_>>());
     assert_eq!((drained, said.len()), (Drained::Clean, 0));
 }

@@ -152,6 +152,7 @@ fn host(n: u8) -> HostInfo {
         ip: [10, 0, 0, n].into(),
         rpc_port: 4000,
         data_port: 4005,
+        proxy_port: None,
         upload_slots: 10,
         idc: String::new(),
         location: String::new(),

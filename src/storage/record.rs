@@ -82,6 +82,7 @@ impl TaskRecord {
             tag: from.text()?,
             application: from.text()?,
             private: false,
+            plain: None,
         };
         let headers =
             (0..from.u32()?).map(|_| Some((from.text()?, from.string()?.to_vec()))).collect::<Option<Vec<_>>>()?;
@@ -217,6 +218,7 @@ mod tests {
                 tag: "t".into(),
                 application: String::new(),
                 private: false,
+                plain: None,
             },
             headers: vec![("etag".into(), b"\"x\"".to_vec()), ("x".into(), vec![0xff, 0])],
         }

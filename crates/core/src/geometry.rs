@@ -53,10 +53,10 @@ pub enum GeometryError {
     TooManyPieces,
 }
 
-/// The piece length in bytes for a content of `length` bytes: the next power of two of a 500th of it, at least 4 MiB
-/// and at most 64 MiB, as Dragonfly's client computes it.
+/// The piece length in bytes for a content of `length` bytes: the next power of two of a 500th of it, rounded down, at
+/// least 4 MiB and at most 64 MiB, as Dragonfly's client computes it. A task of both is cut alike, or not shared.
 pub const fn default_piece_length(length: u64) -> u64 {
-    let wanted = length.div_ceil(AIM_PIECES);
+    let wanted = length / AIM_PIECES;
     if wanted <= LEAST_PIECE {
         LEAST_PIECE
     } else if wanted >= MOST_PIECE {
@@ -147,7 +147,13 @@ mod tests {
             (0, 4 * MIB),
             (1024 * MIB, 4 * MIB),
             (2000 * MIB, 4 * MIB),
-            (2000 * MIB + 1, 8 * MIB),
+            (2000 * MIB + 1, 4 * MIB),
+            (2000 * MIB + 499, 4 * MIB),
+            (2000 * MIB + 500, 8 * MIB),
+            (4000 * MIB + 499, 8 * MIB),
+            (4000 * MIB + 500, 16 * MIB),
+            (16_000 * MIB + 499, 32 * MIB),
+            (16_000 * MIB + 500, 64 * MIB),
             (10 * 1024 * MIB, 32 * MIB),
             (u64::MAX, 64 * MIB),
         ] {

@@ -4,6 +4,8 @@
 //! `scheduler.v2`; inside one process, and in the simulations, they are handed over as they are.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use crate::digest::{Blake3, PieceDigest};
 use crate::geometry::{Geometry, PieceNumber};
@@ -24,6 +26,8 @@ pub struct HostInfo {
     pub rpc_port: u16,
     /// Its piece data port.
     pub data_port: u16,
+    /// Its proxy's port, if other hosts reach it.
+    pub proxy_port: Option<NonZeroU16>,
     /// How many children it serves at once.
     pub upload_slots: u32,
     /// Its data centre, or empty.
@@ -68,6 +72,9 @@ pub struct Origin {
     pub application: String,
     /// Whether the source asks for credentials, which stay on the host that was given them: no seed can fetch it.
     pub private: bool,
+    /// What a peer of the plain Dragonfly protocol said of its task that no task of ours has, in the form in which it came;
+    /// nothing in it is secret. A plain seed needs it: it works out the task's id from it.
+    pub plain: Option<Arc<Vec<u8>>>,
 }
 
 /// A host's request to take part in a task.

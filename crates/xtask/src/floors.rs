@@ -24,6 +24,21 @@ const ROOMS: [(&str, u8); 14] = [
 /// The same for the scheduler's package.
 const SCHEDULER_ROOMS: [(&str, u8); 5] = [("main", 8), ("config", 6), ("service", 5), ("http", 5), ("driver", 4)];
 
+/// The same for the laboratory, which knows the executables from outside only.
+const LAB_ROOMS: [(&str, u8); 11] = [
+    ("main", 8),
+    ("headline", 6),
+    ("chaos", 6),
+    ("fleet", 5),
+    ("origin", 3),
+    ("client", 3),
+    ("program", 3),
+    ("network", 2),
+    ("slot", 1),
+    ("content", 0),
+    ("units", 0),
+];
+
 /// Crates of ours that only some places may name: the crate, and where it may stand.
 const CRATES: [(&str, &[&str]); 5] = [
     (
@@ -129,6 +144,8 @@ impl<'a> Home<'a> {
             (rest, &ROOMS)
         } else if let Some(rest) = path.strip_prefix("scheduler/src/") {
             (rest, &SCHEDULER_ROOMS)
+        } else if let Some(rest) = path.strip_prefix("crates/lab/src/") {
+            (rest, &LAB_ROOMS)
         } else {
             ("", &[])
         };
@@ -312,6 +329,8 @@ mod tests {
             ("src/config/mod.rs", "use crate::daemon::X;"),
             ("scheduler/src/driver.rs", "use crate::service::X;"),
             ("scheduler/src/service/mod.rs", "use crate::config::X;"),
+            ("crates/lab/src/network.rs", "use crate::fleet::Fleet;"),
+            ("crates/lab/src/chaos/hosts.rs", "use crate::headline::X;"),
         ] {
             assert_eq!(findings(path, bad).len(), 1, "{path}: {bad} gives {:?}", findings(path, bad));
         }
@@ -328,6 +347,7 @@ mod tests {
             ("src/bin/dfdaemon.rs", "use damselfly::daemon;"),
             ("src/net/mod.rs", "// use crate::proxy::X;"),
             ("scheduler/src/service/mod.rs", "use crate::driver::Handle; use damselfly_api::X;"),
+            ("crates/lab/src/chaos/mod.rs", "use crate::fleet::Fleet; use crate::report;"),
         ] {
             assert_eq!(findings(path, good), [""; 0], "{path}: {good}");
         }
@@ -345,6 +365,7 @@ mod tests {
             ("src/storage/mod.rs", "use damselfly_scheduler::Handle;", 1),
             ("src/scheduler_client/embedded.rs", "use damselfly_scheduler::Handle;", 0),
             ("crates/core/src/lib.rs", "use damselfly_runtime::Drain;", 1),
+            ("crates/lab/src/fleet.rs", "use damselfly_runtime::Drain;", 1),
         ] {
             let found: Vec<_> = findings(path, text).into_iter().filter(|f| f.contains("may not be named")).collect();
             assert_eq!(found.len(), wanted, "{path}: {text} gives {found:?}");

@@ -21,6 +21,7 @@ fn host(name: &str, seed: bool) -> HostInfo {
         ip: IpAddr::from([127, 0, 0, 1]),
         rpc_port: 4000,
         data_port: 4005,
+        proxy_port: None,
         upload_slots: 4,
         idc: String::new(),
         location: String::new(),

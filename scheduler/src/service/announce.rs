@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use damselfly_api::convert::{Listener, PeerSays, metadata_only, peer_says};
 use damselfly_api::scheduler::{AnnouncePeerRequest, AnnouncePeerResponse};
-use damselfly_core::swarm::{Answer, Holding, Registration, Report};
+use damselfly_core::swarm::{Answer, Holding, Registration, Report, SourceWish};
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::Status;
 
 use super::stopped;
 use crate::driver::Handle;
@@ -21,10 +22,19 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// How long a peer that wants only to be known may take to say that it is finished.
 const METADATA_ONLY: Duration = Duration::from_secs(60);
 
+/// How long the conversation with a plain peer that may not read the source may be silent on both sides. Nobody has the
+/// content then, and such a peer waits for hours: it is told instead, and can fail.
+const NOTHING_TO_SAY: Duration = Duration::from_secs(120);
+
+/// What the peer says.
+pub(super) trait FromPeer: Stream<Item = Result<AnnouncePeerRequest, Status>> + Unpin {}
+
+impl<S: Stream<Item = Result<AnnouncePeerRequest, Status>> + Unpin> FromPeer for S {}
+
 type ToPeer = mpsc::Sender<Result<AnnouncePeerResponse, Status>>;
 
 /// Converses until either side ends it.
-pub(super) async fn converse(handle: Handle, mut from_peer: Streaming<AnnouncePeerRequest>, to_peer: ToPeer) {
+pub(super) async fn converse(handle: Handle, mut from_peer: impl FromPeer, to_peer: ToPeer) {
     let ended = tokio::select! {
         ended = registered(&handle, &mut from_peer, &to_peer) => ended,
         () = to_peer.closed() => return,
@@ -36,12 +46,8 @@ pub(super) async fn converse(handle: Handle, mut from_peer: Streaming<AnnouncePe
     }
 }
 
-async fn registered(
-    handle: &Handle,
-    from_peer: &mut Streaming<AnnouncePeerRequest>,
-    to_peer: &ToPeer,
-) -> Result<(), Status> {
-    let first = tokio::time::timeout(FIRST_MESSAGE, from_peer.message()).await;
+async fn registered(handle: &Handle, from_peer: &mut impl FromPeer, to_peer: &ToPeer) -> Result<(), Status> {
+    let first = tokio::time::timeout(FIRST_MESSAGE, from_peer.try_next()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no registration"))??;
     let Some(first) = first else { return Ok(()) };
     let PeerSays::Register { registration, metadata_only } = peer_says(first)? else {
@@ -51,15 +57,16 @@ async fn registered(
         return only_known(handle, *registration, from_peer, to_peer).await;
     }
     let listener = Listener::of(&registration);
+    let bounded = !registration.extended && registration.source == SourceWish::Forbidden;
     let (answers, reports) = handle.register(*registration).await.map_err(stopped)?;
-    Talk { listener, to_peer, over: false }.run(from_peer, answers, reports).await
+    Talk { listener, to_peer, bounded, over: false }.run(from_peer, answers, reports).await
 }
 
 /// A peer that has the content and wants nothing: it is remembered, and told so.
 async fn only_known(
     handle: &Handle,
     registration: Registration,
-    from_peer: &mut Streaming<AnnouncePeerRequest>,
+    from_peer: &mut impl FromPeer,
     to_peer: &ToPeer,
 ) -> Result<(), Status> {
     let Registration { host, task, peer, origin, held, .. } = registration;
@@ -69,7 +76,7 @@ async fn only_known(
     }
     let _ = to_peer.send(Ok(metadata_only())).await;
     let finished = async {
-        while let Some(message) = from_peer.message().await? {
+        while let Some(message) = from_peer.try_next().await? {
             if matches!(peer_says(message)?, PeerSays::Report(Report::Finished | Report::Failed)) {
                 break;
             }
@@ -83,6 +90,8 @@ async fn only_known(
 struct Talk<'a> {
     listener: Listener,
     to_peer: &'a ToPeer,
+    /// Whether it ends after [`NOTHING_TO_SAY`].
+    bounded: bool,
     /// Whether the peer has said its last word.
     over: bool,
 }
@@ -90,7 +99,7 @@ struct Talk<'a> {
 impl Talk<'_> {
     async fn run(
         mut self,
-        from_peer: &mut Streaming<AnnouncePeerRequest>,
+        from_peer: &mut impl FromPeer,
         mut answers: mpsc::Receiver<Answer>,
         reports: mpsc::Sender<Report>,
     ) -> Result<(), Status> {
@@ -104,7 +113,7 @@ impl Talk<'_> {
                     None if self.over => return Ok(()),
                     None => return Err(Status::unavailable("the scheduler ended the conversation")),
                 },
-                message = from_peer.message(), if reports.is_some() => match message? {
+                message = from_peer.try_next(), if reports.is_some() => match message? {
                     Some(message) => {
                         if let Some(report) = self.hear(message)? {
                             forward(reports.as_ref(), report).await;
@@ -116,6 +125,10 @@ impl Talk<'_> {
                         reports = None;
                     }
                 },
+                // Begun anew with whatever either side says.
+                () = tokio::time::sleep(NOTHING_TO_SAY), if self.bounded => {
+                    return Err(Status::unavailable("no host has the content, and this one may not read the source"));
+                }
             }
         }
     }
@@ -143,5 +156,58 @@ impl Talk<'_> {
 async fn forward(reports: Option<&mpsc::Sender<Report>>, report: Report) {
     if let Some(reports) = reports {
         let _ = reports.send(report).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use damselfly_api::convert::registration_to_wire;
+    use damselfly_core::TaskId;
+    use damselfly_core::swarm::Origin;
+    use tokio::time::{Instant, timeout};
+    use tokio_stream::wrappers::ReceiverStream;
+    use tonic::Code;
+
+    use super::*;
+    use crate::driver::{Config, NoSeeds, SinceStart};
+
+    /// Registers a peer of a task that nobody has, says nothing more, and returns how its conversation ended, if it did.
+    async fn silent(source: SourceWish, extended: bool) -> (Option<Code>, Duration) {
+        let handle = Handle::spawn(Config::default(), SinceStart::new(), NoSeeds);
+        let registration = Registration {
+            host: "h".into(),
+            task: TaskId::from_bytes([1; 32]),
+            peer: "p".into(),
+            origin: Origin { url: "http://o.example.com/x".into(), ..Origin::default() },
+            geometry: None,
+            held: None,
+            source,
+            extended,
+        };
+        let (says, from_peer) = mpsc::channel(4);
+        let (to_peer, mut told) = mpsc::channel(16);
+        tokio::spawn(converse(handle, ReceiverStream::new(from_peer), to_peer));
+        let begun = Instant::now();
+        says.send(Ok(registration_to_wire(&registration))).await.expect("it listens");
+        let end = async {
+            loop {
+                match told.recv().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(status)) => return Some(status.code()),
+                    None => return None,
+                }
+            }
+        };
+        let ended = timeout(Duration::from_secs(3600), end).await;
+        (ended.unwrap_or_default(), begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plain_peer_without_a_source_is_told_that_nobody_has_the_content() {
+        let (code, after) = silent(SourceWish::Forbidden, false).await;
+        assert_eq!(code, Some(Code::Unavailable));
+        assert!(after >= NOTHING_TO_SAY && after < NOTHING_TO_SAY + Duration::from_secs(1), "{after:?}");
+        assert_eq!(silent(SourceWish::Allowed, false).await.0, None, "it was sent to the source and may take long");
+        assert_eq!(silent(SourceWish::Forbidden, true).await.0, None, "ours have waits of their own");
     }
 }

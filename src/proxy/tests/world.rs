@@ -114,6 +114,7 @@ fn tasks(http: HttpClient) -> Tasks {
         ip,
         rpc_port: 0,
         data_port: 0,
+        proxy_port: None,
         upload_slots: 1,
         idc: String::new(),
         location: String::new(),

@@ -21,6 +21,7 @@ impl World {
             ip: [10, 0, (index / 250) as u8, (index % 250) as u8].into(),
             rpc_port: 4000,
             data_port: 4005,
+            proxy_port: None,
             upload_slots: self.plan.slots,
             idc: String::new(),
             location: String::new(),

@@ -1,6 +1,7 @@
 //! Hosts and the parents on them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use damselfly_core::swarm::{HostInfo, Offer};
@@ -36,6 +37,7 @@ pub fn host_to_wire(host: &HostInfo, interval: Duration) -> AnnounceHostRequest 
         network: Some(network),
         build: Some(Build { git_version: env!("CARGO_PKG_VERSION").into(), ..Build::default() }),
         disable_shared: host.upload_slots == 0,
+        proxy_port: host.proxy_port.map_or(0, |port| port.get().into()),
         name: host.hostname.clone(),
         upload_slots: Some(host.upload_slots),
         ..Host::default()
@@ -61,6 +63,7 @@ pub fn host_from_wire(request: AnnounceHostRequest) -> Result<(HostInfo, Option<
         rpc_port: port(host.port, "host.port")?,
         // Children learn it from the parent itself; a host that serves nothing has none.
         data_port: u16::try_from(host.download_port).map_err(|_| WireError::Invalid("host.download_port"))?,
+        proxy_port: u16::try_from(host.proxy_port).ok().and_then(NonZeroU16::new),
         upload_slots: slots,
         idc: label(network.idc, "host.network.idc")?,
         location: label(network.location, "host.network.location")?,

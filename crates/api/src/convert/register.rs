@@ -1,7 +1,10 @@
 //! A peer's request to take part in a task.
 
+use std::sync::Arc;
+
 use damselfly_core::Geometry;
 use damselfly_core::swarm::{Held, Origin, Registration, SourceWish};
+use prost::Message as _;
 
 use super::hold::{held_from_wire, held_to_wire};
 use super::{MAX_IDENTITY, MAX_LABEL, MAX_LISTED, MAX_NAME, MAX_URL, WireError, bounded, optional, piece};
@@ -20,6 +23,81 @@ pub(super) fn download_to_wire(origin: &Origin) -> Download {
         content_for_calculating_task_id: origin.content.clone(),
         private: origin.private,
         ..Download::default()
+    }
+}
+
+/// What a plain peer says of its task beyond what a task of ours has: all that its seeds make the task's id of, or need
+/// to find the content. Credentials are not among it.
+fn plain_from_wire(download: &Download) -> Result<Vec<u8>, WireError> {
+    let words = Download {
+        r#type: download.r#type,
+        priority: download.priority,
+        filtered_query_params: download.filtered_query_params.clone(),
+        piece_length: download.piece_length,
+        enable_task_id_based_blob_digest: download.enable_task_id_based_blob_digest,
+        object_storage: download.object_storage.clone(),
+        hdfs: download.hdfs.clone(),
+        hugging_face: download.hugging_face.clone(),
+        model_scope: download.model_scope.clone(),
+        open_csg: download.open_csg.clone(),
+        scheduling_policy: download.scheduling_policy,
+        ..Download::default()
+    };
+    if words.encoded_len() > MAX_IDENTITY {
+        return Err(WireError::TooLong("download"));
+    }
+    Ok(words.encode_to_vec())
+}
+
+/// Whether the source is asked with something that must not leave its host.
+fn needs_credentials(download: &Download) -> bool {
+    let is_set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let store = download.object_storage.as_ref().is_some_and(|store| {
+        [
+            &store.access_key_id,
+            &store.access_key_secret,
+            &store.session_token,
+            &store.security_token,
+            &store.credential_path,
+        ]
+        .into_iter()
+        .any(is_set)
+    });
+    let hubs = [
+        download.hdfs.as_ref().map(|hdfs| &hdfs.delegation_token),
+        download.hugging_face.as_ref().map(|hub| &hub.token),
+        download.model_scope.as_ref().map(|hub| &hub.token),
+        download.open_csg.as_ref().map(|hub| &hub.token),
+    ];
+    store
+        || hubs.into_iter().flatten().any(is_set)
+        || !download.certificate_chain.is_empty()
+        || download.request_header.keys().any(|name| is_secret(name))
+}
+
+/// Whether a request header looks like a credential.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["auth", "cookie", "token", "secret", "signature", "credential", "api-key", "apikey", "x-amz-", "x-ms-", "x-goog-"]
+        .iter()
+        .any(|part| name.contains(part))
+}
+
+/// What a seed is asked to fetch, in the words of the peer that wants it.
+pub(super) fn wanted_to_wire(origin: &Origin) -> Download {
+    let ours = download_to_wire(origin);
+    let Some(words) = &origin.plain else {
+        return Download { enable_task_id_based_blob_digest: true, ..ours };
+    };
+    // They were encoded here.
+    let words = Download::decode(words.as_slice()).unwrap_or_default();
+    Download {
+        url: ours.url,
+        digest: ours.digest,
+        tag: ours.tag,
+        application: ours.application,
+        content_for_calculating_task_id: ours.content_for_calculating_task_id,
+        ..words
     }
 }
 
@@ -44,6 +122,7 @@ pub(super) fn origin(
         tag: optional(tag, MAX_LABEL, "tag")?.unwrap_or_default(),
         application: optional(application, MAX_LABEL, "application")?.unwrap_or_default(),
         private: false,
+        plain: None,
     })
 }
 
@@ -108,11 +187,16 @@ pub fn registration_from_wire(
             .filter(|_| metadata_only)
             .map(|geometry| Held { geometry, pieces: piece::all_without_digests(geometry) }),
     };
+    let (private, plain) = match register.extended {
+        true => (download.private, None),
+        false if needs_credentials(&download) => (true, None),
+        false => (false, Some(Arc::new(plain_from_wire(&download)?))),
+    };
     let registration = Registration {
         host: super::host_id(host)?,
         task: super::task_id(task)?,
         peer: super::peer_id(peer)?,
-        origin: origin_from_wire(download)?,
+        origin: Origin { private, plain, ..origin_from_wire(download)? },
         geometry,
         held,
         source,

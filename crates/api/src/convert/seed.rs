@@ -23,8 +23,7 @@ pub fn seed_wish_to_wire(wish: &SeedWish) -> DownloadTaskRequest {
         need_back_to_source: true,
         actual_content_length: wish.geometry.map(Geometry::length),
         actual_piece_length: wish.geometry.map(Geometry::piece_length),
-        enable_task_id_based_blob_digest: true,
-        ..register::download_to_wire(&wish.origin)
+        ..register::wanted_to_wire(&wish.origin)
     };
     DownloadTaskRequest { download: Some(download) }
 }
@@ -39,7 +38,23 @@ pub fn seed_wish_from_wire(request: DownloadTaskRequest) -> Result<SeedWish, Wir
         return Err(WireError::Missing("url"));
     }
     let geometry = register::geometry(download.actual_content_length, download.actual_piece_length)?;
-    Ok(SeedWish { origin: register::origin_from_wire(download)?, geometry })
+    // The plain client gives a blob's URL and leaves it to the seed to find the digest there, in the task's id too.
+    let named = Some(&download).filter(|download| {
+        download.enable_task_id_based_blob_digest && download.content_for_calculating_task_id.is_none()
+    });
+    let named = named.and_then(|download| blob_digest(&download.url));
+    let mut origin = register::origin_from_wire(download)?;
+    origin.digest = origin.digest.or(named);
+    Ok(SeedWish { origin, geometry })
+}
+
+/// The digest in the URL of a registry's blob: `…/v2/NAME/blobs/sha256:HEX`.
+fn blob_digest(url: &str) -> Option<String> {
+    let path = url.split(['?', '#']).next()?;
+    let (name, digest) = path.split_once("/v2/")?.1.rsplit_once("/blobs/")?;
+    let hex = digest.strip_prefix("sha256:")?;
+    let is_hex = hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (is_hex && !name.is_empty()).then(|| digest.to_owned())
 }
 
 /// The first thing that a seed answers, once it knows how long the content is.

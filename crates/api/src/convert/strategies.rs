@@ -38,20 +38,30 @@ fn held() -> impl Strategy<Value = Held> {
 
 pub(super) fn origin() -> impl Strategy<Value = Origin> {
     ("[a-z:/?=]{1,30}", of("[a-z\n]{1,9}"), of("[a-z:]{1,9}"), "[a-z]{0,9}", "[a-z]{0,9}", any::<bool>()).prop_map(
-        |(url, content, digest, tag, application, private)| Origin { url, content, digest, tag, application, private },
+        |(url, content, digest, tag, application, private)| Origin {
+            url,
+            content,
+            digest,
+            tag,
+            application,
+            private,
+            plain: None,
+        },
     )
 }
 
 pub(super) fn host() -> impl Strategy<Value = HostInfo> {
     let place = ("[a-z0-9]{0,9}", any::<std::net::IpAddr>(), "[a-z0-9]{0,9}", "[a-z|]{0,9}");
-    (host_id(), any::<bool>(), place, 1..=u16::MAX, any::<u16>(), any::<u32>()).prop_map(
-        |(id, seed, (hostname, ip, idc, location), rpc_port, data_port, upload_slots)| HostInfo {
+    let ports = (1..=u16::MAX, any::<u16>(), of(any::<std::num::NonZeroU16>()));
+    (host_id(), any::<bool>(), place, ports, any::<u32>()).prop_map(
+        |(id, seed, (hostname, ip, idc, location), (rpc_port, data_port, proxy_port), upload_slots)| HostInfo {
             id,
             seed,
             hostname,
             ip,
             rpc_port,
             data_port,
+            proxy_port,
             upload_slots,
             idc,
             location,

@@ -13,7 +13,8 @@ use crate::dfdaemon::{SyncPiecesRequest, SyncPiecesResponse};
 use crate::scheduler::announce_peer_request::Request;
 use crate::scheduler::announce_peer_response::Response;
 use crate::scheduler::{
-    AnnouncePeerRequest, AnnouncePeerResponse, DownloadPieceFinishedRequest, NormalTaskResponse, RegisterPeerRequest,
+    AnnounceHostRequest, AnnouncePeerRequest, AnnouncePeerResponse, DownloadPieceFinishedRequest, NormalTaskResponse,
+    RegisterPeerRequest,
 };
 
 const MIB: u64 = 1 << 20;
@@ -58,7 +59,15 @@ proptest! {
     #[test]
     fn registrations_come_back(registration in strategies::registration()) {
         let says = peer_says(sent(&registration_to_wire(&registration))).unwrap();
-        prop_assert_eq!(says, PeerSays::Register { registration: Box::new(registration), metadata_only: false });
+        let PeerSays::Register { registration: mut back, metadata_only: false } = says else {
+            return Err(TestCaseError::fail(format!("{says:?}")));
+        };
+        if !registration.extended {
+            // What is kept for plain seeds is tested apart.
+            back.origin.plain = None;
+            back.origin.private = registration.origin.private;
+        }
+        prop_assert_eq!(*back, registration);
     }
 
     #[test]
@@ -372,4 +381,124 @@ fn a_scheduler_says_that_it_knows_our_extensions() {
     assert_eq!(run_of(&headers), None);
     mark_run(&mut headers, 7);
     assert_eq!(run_of(&headers), Some(7));
+}
+
+/// The registration of a peer of the plain protocol, as its scheduler reads it.
+fn plain_registration(download: Download) -> Registration {
+    let register = RegisterPeerRequest { download: Some(download), ..RegisterPeerRequest::default() };
+    let message = AnnouncePeerRequest {
+        host_id: "h".into(),
+        task_id: "ab".repeat(32),
+        peer_id: "p".into(),
+        request: Some(Request::RegisterPeerRequest(register)),
+    };
+    match peer_says(sent(&message)).unwrap() {
+        PeerSays::Register { registration, .. } => *registration,
+        says => panic!("{says:?}"),
+    }
+}
+
+#[test]
+fn a_plain_seed_is_asked_in_the_words_of_the_plain_child() {
+    use crate::common::{HuggingFace, ModelScope, ObjectStorage, OpenCsg, SchedulingPolicy};
+    let told = Download {
+        url: "https://o.example.com/x?sig=1&part=2".into(),
+        tag: Some("t".into()),
+        application: Some("a".into()),
+        content_for_calculating_task_id: Some("c".into()),
+        filtered_query_params: vec!["sig".into()],
+        piece_length: Some(8 << 20),
+        enable_task_id_based_blob_digest: true,
+        object_storage: Some(ObjectStorage { region: Some("r".into()), ..ObjectStorage::default() }),
+        hugging_face: Some(HuggingFace { revision: "main".into(), ..HuggingFace::default() }),
+        model_scope: Some(ModelScope { revision: "v1".into(), ..ModelScope::default() }),
+        open_csg: Some(OpenCsg { revision: "v2".into(), ..OpenCsg::default() }),
+        scheduling_policy: SchedulingPolicy::Always.into(),
+        ..Download::default()
+    };
+    let origin = plain_registration(Download {
+        request_header: [("accept".to_owned(), "*/*".to_owned())].into(),
+        remote_ip: Some("10.0.0.1".into()),
+        concurrent_piece_count: Some(4),
+        ..told.clone()
+    })
+    .origin;
+    let asked = sent(&seed_wish_to_wire(&SeedWish { origin, geometry: None })).download.unwrap();
+    assert_eq!(asked, Download { need_back_to_source: true, ..told });
+}
+
+#[test]
+fn what_is_fetched_with_credentials_is_private_to_its_host() {
+    use crate::common::{HuggingFace, ObjectStorage, OpenCsg};
+    let header = |name: &str| [(name.to_owned(), "s3cret".to_owned())].into();
+    let token = || Some("s3cret".to_owned());
+    for private in [
+        Download { request_header: header("Authorization"), ..Download::default() },
+        Download { request_header: header("cookie"), ..Download::default() },
+        Download { request_header: header("X-JFrog-Art-Api-Key"), ..Download::default() },
+        Download { request_header: header("x-amz-security-token"), ..Download::default() },
+        Download {
+            object_storage: Some(ObjectStorage { access_key_secret: token(), ..ObjectStorage::default() }),
+            ..Download::default()
+        },
+        Download { hugging_face: Some(HuggingFace { token: token(), ..Default::default() }), ..Download::default() },
+        Download { open_csg: Some(OpenCsg { token: token(), ..Default::default() }), ..Download::default() },
+        Download { certificate_chain: vec![vec![1].into()], ..Download::default() },
+    ] {
+        let told = format!("{private:?}");
+        let origin = plain_registration(private).origin;
+        assert!(origin.private && origin.plain.is_none(), "{told}");
+    }
+    for open in ["accept", "user-agent", "range", "x-dragonfly-tag"] {
+        let open = Download { request_header: header(open), ..Download::default() };
+        assert!(!plain_registration(open).origin.private);
+    }
+}
+
+#[test]
+fn a_seed_finds_a_blobs_digest_in_its_url() {
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let blob = format!("https://r.example.com/v2/library/alpine/blobs/{digest}");
+    let wish = |url: &str, enable: bool, content: Option<&str>| {
+        let download = Download {
+            url: url.to_owned(),
+            enable_task_id_based_blob_digest: enable,
+            content_for_calculating_task_id: content.map(Into::into),
+            ..Download::default()
+        };
+        let request = crate::dfdaemon::DownloadTaskRequest { download: Some(download) };
+        seed_wish_from_wire(request).unwrap().origin.digest
+    };
+    assert_eq!(wish(&blob, true, None), Some(digest.clone()));
+    assert_eq!(wish(&format!("{blob}?ns=r.example.com"), true, None), Some(digest.clone()));
+    assert_eq!(wish(&blob, false, None), None, "the child's task is named by its URL");
+    assert_eq!(wish(&blob, true, Some("c")), None, "the child's task is named by its text");
+    for other in [
+        "https://r.example.com/v2/library/alpine/manifests/latest".to_owned(),
+        format!("https://r.example.com/v2/blobs/{digest}"),
+        format!("https://r.example.com/x?u=/v2/a/blobs/{digest}"),
+        blob.to_uppercase(),
+        format!("{blob}0"),
+    ] {
+        assert_eq!(wish(&other, true, None), None, "{other}");
+    }
+}
+
+#[test]
+fn a_listed_host_has_what_its_users_make_a_proxy_address_of() {
+    let announced = AnnounceHostRequest {
+        host: Some(Host {
+            id: "10.0.0.1-a-seed".into(),
+            r#type: 1,
+            hostname: "a".into(),
+            ip: "10.0.0.1".into(),
+            port: 4000,
+            proxy_port: 4001,
+            ..Host::default()
+        }),
+        ..AnnounceHostRequest::default()
+    };
+    let (host, _) = host_from_wire(announced).unwrap();
+    let listed = sent(&list_hosts([host].iter())[0]);
+    assert_eq!((listed.ip.as_str(), listed.proxy_port, listed.name.as_str()), ("10.0.0.1", 4001, "a"));
 }

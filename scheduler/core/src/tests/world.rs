@@ -38,6 +38,7 @@ pub(super) fn host_info(name: &str) -> HostInfo {
         ip: [127, 0, 0, 1].into(),
         rpc_port: 4000,
         data_port: 4005,
+        proxy_port: None,
         upload_slots: 3,
         idc: String::new(),
         location: String::new(),
