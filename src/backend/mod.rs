@@ -130,7 +130,13 @@ async fn ask(client: &HttpClient, uri: &Uri, headers: &HeaderMap) -> Result<Sour
     *request.headers_mut() = headers.clone();
     let (head, body) = client.send(request).await?.into_parts();
     let body = body.map_err(Into::into).boxed_unsync();
-    Ok(SourceResponse { status: head.status, version: head.version, headers: head.headers, body })
+    Ok(SourceResponse {
+        status: head.status,
+        version: head.version,
+        headers: head.headers,
+        extensions: head.extensions,
+        body,
+    })
 }
 
 /// `end` is exclusive here and inclusive in the header.
@@ -144,8 +150,7 @@ fn range_value(start: u64, end: Option<u64>) -> HeaderValue {
 
 /// The strong validator that `If-Range` takes: the tag, else the date.
 fn version_value(version: &Validators) -> Option<HeaderValue> {
-    let strong = version.etag.as_ref().filter(|tag| !tag.starts_with("W/"));
-    strong.or(version.last_modified.as_ref())?.parse().ok()
+    version.strong_etag().or(version.last_modified.as_deref())?.parse().ok()
 }
 
 #[cfg(test)]

@@ -165,8 +165,13 @@ fn debug_hides_values_and_queries() {
     request.headers.insert(AUTHORIZATION, "Bearer secret".parse().unwrap());
     let shown = format!("{request:?}");
     assert!(shown.contains("authorization") && !shown.contains("secret"), "{shown}");
-    let response =
-        SourceResponse { status: StatusCode::OK, version: Version::HTTP_2, headers: request.headers, body: full("") };
+    let response = SourceResponse {
+        status: StatusCode::OK,
+        version: Version::HTTP_2,
+        headers: request.headers,
+        extensions: Default::default(),
+        body: full(""),
+    };
     assert!(!format!("{response:?}").contains("secret"));
 }
 

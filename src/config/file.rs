@@ -119,6 +119,8 @@ section! {
         upstreams: Vec<Upstream> = Vec::new(),
         /// `proxy.headTimeout`.
         head_timeout: Span = Span(net::ClientConfig::default().head_timeout),
+        /// `proxy.tunnelTimeout`.
+        tunnel_timeout: Option<Span> = None,
         /// `proxy.p2p`.
         p2p: P2p = P2p::default(),
     }

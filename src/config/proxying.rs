@@ -56,6 +56,7 @@ pub(super) fn proxy(file: &File, place: Place<'_>) -> Result<proxy::Config, Usag
         stale_if_error: file.proxy.authorization.stale_if_error.0,
         use_source: !file.proxy.disable_back_to_source,
         basic_auth: basic_auth(file, place)?,
+        tunnel_idle: file.proxy.tunnel_timeout.map(|span| span.0).filter(|span| !span.is_zero()),
         ..proxy::Config::default()
     })
 }

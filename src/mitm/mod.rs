@@ -1,7 +1,7 @@
 //! Looking inside TLS where the operator asked for it: which hosts, with whose certificates, and the handshake.
 //!
-//! `CONNECT host:port` -> [`Policy`]: tunnel (the default), or intercept -> the proxy sees a client hello ->
-//! [`Interceptor::accept`] ends the TLS with a leaf certificate for that host, minted on the way and signed by this
+//! `CONNECT host:port` -> [`Policy`]: tunnel (the default), or intercept -> the proxy sees a [`ClientHello`] that we can
+//! answer -> [`Interceptor::accept`] ends the TLS with a leaf certificate for that host, minted on the way and signed by this
 //! installation's own [`CertificateAuthority`] -> plaintext, which the proxy handles like any other request.
 //!
 //! **Only hosts in `proxy.intercept.hosts` are ever intercepted. The CA's key signs and does nothing else; it is readable
@@ -9,11 +9,13 @@
 
 mod authority;
 mod files;
+mod hello;
 mod interceptor;
 mod leaf;
 mod policy;
 
 pub use authority::CertificateAuthority;
 pub use files::CaError;
+pub use hello::ClientHello;
 pub use interceptor::Interceptor;
 pub use policy::Policy;

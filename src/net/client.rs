@@ -1,41 +1,38 @@
-//! The client itself: pools of connections, one per set of TLS settings and protocol.
+//! The client itself: which connection a request goes out on, and when it is sent once more.
+//!
+//! **A request is sent again only where that cannot be seen**: when none of it has left, when the origin says that it has
+//! not processed it (HTTP/2), or when it is idempotent, has no body, and a kept-open connection ended without a byte of
+//! an answer (RFC 9110, 9.2.2; RFC 9112, 9.3.1). All others go out on a connection that was not used before.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::HOST;
-use http::uri::{Authority, Scheme};
-use http::{Request, Response, Uri, Version};
-use http_body::{Frame, SizeHint};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use super::connect::Connector;
 use super::dial::{Dialer, OwnAddresses};
 use super::error::{ConfigError, NetError};
-use super::policy::DestinationPolicy;
+use super::io::Stream;
+use super::policy::{self, DestinationPolicy};
+use super::pool::{ClientConnection, Connection, Lease, Pool, ResponseBody, Want};
+use super::replay::Replay;
 use super::upstream::{self, Upstream};
-use super::{Body, BoxError, tls};
+use super::{Body, auth, tls};
 
-/// Flow-control window of one HTTP/2 answer: enough for 1 Gbit/s at 32 ms.
-const H2_STREAM_WINDOW: u32 = 4 << 20;
-/// Window of one HTTP/2 connection, shared by its answers.
-const H2_CONNECTION_WINDOW: u32 = 16 << 20;
-/// How often a silent HTTP/2 connection is asked whether it lives, and how long it may take to say so.
-const H2_PING: Duration = Duration::from_secs(20);
-/// Header lines of an answer; more is an error of that answer.
-const MAX_HEADERS: usize = 256;
+/// How often one request is sent at most.
+const MAX_ATTEMPTS: u32 = 4;
 
-/// Bytes of an HTTP/2 answer's header lines, as many as HTTP/1 clients usually take.
-const MAX_HEADER_BYTES: u32 = 256 * 1024;
+/// In a request's extensions: it is about the whole server, not about a path (`OPTIONS *`).
+#[derive(Clone, Copy, Debug)]
+pub struct WholeServer;
 
 /// Settings of the HTTP client.
 #[derive(Clone, Debug)]
@@ -60,7 +57,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(10),
-            head_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(15 * 60),
             idle_per_host: 32,
             idle_timeout: Duration::from_secs(60),
             policy: DestinationPolicy::default(),
@@ -88,9 +85,11 @@ struct Inner {
 /// Connections with the same TLS settings.
 struct Pools {
     /// What both sides like best: HTTP/2 or HTTP/1.1.
-    best: Client<Connector, Watched>,
+    best: Arc<Pool>,
     /// HTTP/1.1 only.
-    http1: Client<Connector, Watched>,
+    http1: Arc<Pool>,
+    /// TLS in which no protocol is agreed on.
+    opaque: Connector,
 }
 
 impl HttpClient {
@@ -122,11 +121,12 @@ impl HttpClient {
 
     /// Sends a request with an absolute URI and awaits the head of the answer. `Host` goes out as it is in the request.
     ///
-    /// An idempotent request without a body is sent once more if a kept-open connection turns out to be dead.
+    /// A [`ClientConnection`] in the request's extensions says whose it is; case and reason of an HTTP/1 head go through
+    /// the extensions as the library has them there.
     ///
     /// # Errors
     /// There is no answer.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, NetError> {
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<ResponseBody>, NetError> {
         self.request(request, false).await
     }
 
@@ -134,7 +134,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// There is no answer.
-    pub async fn send_upgrade(&self, request: Request<Body>) -> Result<Response<Incoming>, NetError> {
+    pub async fn send_upgrade(&self, request: Request<Body>) -> Result<Response<ResponseBody>, NetError> {
         self.request(request, true).await
     }
 
@@ -144,6 +144,26 @@ impl HttpClient {
     /// There is none.
     pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, NetError> {
         self.0.dialer.dial(host, port).await
+    }
+
+    /// The same with TLS, in which anything may be spoken.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn dial_tls(&self, host: &str, port: u16) -> Result<TlsStream<TcpStream>, NetError> {
+        let host = if host.contains(':') { format!("[{}]", policy::bare(host)) } else { host.to_owned() };
+        let uri = format!("https://{host}:{port}/").parse::<Uri>();
+        let uri = uri.map_err(|error| NetError::Target { why: error.to_string() })?;
+        let own = upstream::find(&self.0.upstreams, &uri).and_then(|index| self.0.own_tls.get(index)?.as_ref());
+        match own.unwrap_or(&self.0.any).opaque.connect(&uri).await? {
+            (Stream::Tls(stream), _) => Ok(*stream),
+            (Stream::Plain(_), _) => Err(NetError::Target { why: "it is not spoken to in TLS".into() }),
+        }
+    }
+
+    /// The client for what this connection's client asks.
+    pub fn on_behalf_of(&self, client: Option<&ClientConnection>) -> &Self {
+        if client.is_some_and(ClientConnection::is_remote) { self.for_others() } else { self }
     }
 
     /// The client for what other hosts ask of this one: it does not reach this host's loopback.
@@ -156,32 +176,164 @@ impl HttpClient {
         &self.0.dialer.own
     }
 
-    async fn request(&self, request: Request<Body>, http1: bool) -> Result<Response<Incoming>, NetError> {
+    async fn request(&self, request: Request<Body>, http1: bool) -> Result<Response<ResponseBody>, NetError> {
         let (mut parts, body) = request.into_parts();
         let to = authority(&parts.uri)?;
-        let mut pools = &self.0.any;
-        if let Some(index) = upstream::find(&self.0.upstreams, &parts.uri) {
-            pools = self.0.own_tls.get(index).and_then(Option::as_ref).unwrap_or(pools);
-            parts.uri = self.0.upstreams[index].apply(&parts.uri).unwrap_or(parts.uri);
+        let owner = parts.extensions.get::<ClientConnection>().cloned();
+        let inner = &self.on_behalf_of(owner.as_ref()).0;
+        let mut pools = &inner.any;
+        if let Some(index) = upstream::find(&inner.upstreams, &parts.uri) {
+            pools = inner.own_tls.get(index).and_then(Option::as_ref).unwrap_or(pools);
+            parts.uri = inner.upstreams[index].apply(&parts.uri).unwrap_or(parts.uri);
         }
-        parts.version = Version::HTTP_11;
-        let http1 = http1 || !agree(&mut parts);
-        let moved = Arc::new(AtomicU64::new(0));
-        let request = Request::from_parts(parts, Watched { body, moved: Arc::clone(&moved) });
-        let client = if http1 { &pools.http1 } else { &pools.best };
-        let mut answer = client.request(request);
-        let mut seen = 0;
+        let authenticates = auth::is_by_connection(&parts.headers);
+        let http1 = http1
+            || !agree(&mut parts)
+            || authenticates
+            || owner.as_ref().is_some_and(ClientConnection::is_authenticated)
+            || parts.extensions.get::<WholeServer>().is_some()
+            // Over HTTP/2 the library does not tell of interim answers.
+            || parts.headers.contains_key(EXPECT);
+        let pool = if http1 { &pools.http1 } else { &pools.best };
+        let repeatable = parts.method.is_idempotent() && body.is_end_stream();
+        let exchange = Exchange { replay: Replay::new(body), parts, to, repeatable, head_timeout: self.0.head_timeout };
+        let mut want = if repeatable { Want::Any } else { Want::Unused };
+        let mut attempt = 1;
         loop {
-            match timeout(self.0.head_timeout, &mut answer).await {
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(error)) => return Err(NetError::find(&to, &error)),
+            let failure = match pool.get(&exchange.parts.uri, want, owner.as_ref()).await? {
+                Connection::H1(lease) => match exchange.over_h1(lease, want, authenticates).await {
+                    Ok(response) => return Ok(response),
+                    Err(failure) => failure,
+                },
+                Connection::H2 { sender, reused } => match exchange.over_h2(sender, reused).await {
+                    Ok(response) => return Ok(response),
+                    Err(failure) => {
+                        if failure.again.is_some() {
+                            pool.forget_h2(&exchange.parts.uri);
+                        }
+                        failure
+                    }
+                },
+            };
+            match failure.again {
+                Some(next) if attempt < MAX_ATTEMPTS && exchange.replay.is_whole() => want = next,
+                _ => return Err(failure.error),
+            }
+            attempt += 1;
+        }
+    }
+}
+
+/// A request on its way, as often as it takes.
+struct Exchange {
+    parts: request::Parts,
+    replay: Replay,
+    to: String,
+    /// Whether it may be sent again though the origin may have seen it.
+    repeatable: bool,
+    head_timeout: Duration,
+}
+
+/// An attempt that gave no answer.
+struct Failure {
+    error: NetError,
+    /// On what connection the request may be sent again, if it may.
+    again: Option<Want>,
+}
+
+impl Exchange {
+    async fn over_h1(
+        &self,
+        mut lease: Lease,
+        want: Want,
+        authenticates: bool,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let mut parts = self.parts.clone();
+        parts.version = Version::HTTP_11;
+        if !parts.headers.contains_key(HOST)
+            && let Some(host) = host_of(&parts.uri)
+        {
+            parts.headers.insert(HOST, host);
+        }
+        parts.uri = match parts.extensions.get::<WholeServer>() {
+            Some(WholeServer) => Uri::from_static("*"),
+            None => origin_form(&parts.uri),
+        };
+        let sent = lease.send(Request::from_parts(parts, self.replay.attempt()));
+        let mut response = match self.head(sent).await {
+            Ok(response) => response,
+            Err(error) => {
+                let unseen = lease.reused && !lease.activity().has_written();
+                let unanswered = lease.reused && !lease.activity().has_read() && self.repeatable;
+                let again = match &error {
+                    Some(error) if error.is_parse_too_large() && want != Want::Roomy && self.repeatable => {
+                        Some(Want::Roomy)
+                    }
+                    Some(_) if unseen || unanswered => Some(Want::Unused),
+                    _ => None,
+                };
+                return Err(Failure { error: self.error(error), again });
+            }
+        };
+        if authenticates || auth::is_session(response.headers()) {
+            lease.bind();
+        }
+        if self.parts.method == Method::HEAD
+            || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        {
+            lease.rest();
+        }
+        settle_length(response.headers_mut());
+        let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
+        Ok(response.map(|body| ResponseBody::new(body, lease, self.replay.clone())))
+    }
+
+    async fn over_h2(
+        &self,
+        mut sender: hyper::client::conn::http2::SendRequest<super::replay::RequestBody>,
+        reused: bool,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let mut parts = self.parts.clone();
+        parts.version = Version::HTTP_2;
+        // It is in the URI, spelled alike.
+        parts.headers.remove(HOST);
+        let sent = sender.send_request(Request::from_parts(parts, self.replay.attempt()));
+        match self.head(sent).await {
+            Ok(mut response) => {
+                settle_length(response.headers_mut());
+                Ok(response.map(|body| ResponseBody::new(body, None, self.replay.clone())))
+            }
+            Err(error) => {
+                let again = error
+                    .as_ref()
+                    .is_some_and(|error| is_unprocessed(error) || (reused && self.repeatable && !is_reset(error)));
+                Err(Failure { error: self.error(error), again: again.then_some(Want::Unused) })
+            }
+        }
+    }
+
+    /// Awaits the head of the answer as long as something moves; `None` is for when nothing did for too long.
+    async fn head(
+        &self,
+        answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    ) -> Result<Response<Incoming>, Option<hyper::Error>> {
+        let mut answer = std::pin::pin!(answer);
+        let mut seen = self.replay.taken();
+        loop {
+            match timeout(self.head_timeout, &mut answer).await {
+                Ok(answer) => return answer.map_err(Some),
                 // A long upload is no silence.
-                Err(_) => match moved.load(Ordering::Relaxed) {
+                Err(_) => match self.replay.taken() {
                     now if now > seen => seen = now,
-                    _ => return Err(NetError::HeadTimeout { to }),
+                    _ => return Err(None),
                 },
             }
         }
+    }
+
+    fn error(&self, error: Option<hyper::Error>) -> NetError {
+        let to = self.to.clone();
+        error.map_or(NetError::HeadTimeout { to }, |error| NetError::find(&self.to, &error))
     }
 }
 
@@ -199,26 +351,59 @@ impl Pools {
         upstream: Option<&Upstream>,
     ) -> Result<Self, ConfigError> {
         let mut tls = tls::client_config(roots, upstream)?;
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(config.idle_timeout)
-            .pool_max_idle_per_host(config.idle_per_host)
-            .http1_max_headers(MAX_HEADERS)
-            // Origins that clients understand, we understand; the client gets it written properly.
-            .http1_allow_obsolete_multiline_headers_in_responses(true)
-            .http1_allow_spaces_after_header_name_in_responses(true)
-            .http2_max_header_list_size(MAX_HEADER_BYTES)
-            .http2_initial_stream_window_size(H2_STREAM_WINDOW)
-            .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .http2_keep_alive_interval(H2_PING)
-            .http2_keep_alive_timeout(H2_PING);
+        let pool = |tls| Pool::new(Connector::new(dialer.clone(), tls), config.idle_timeout, config.idle_per_host);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let http1 = builder.build(Connector::new(dialer.clone(), tls.clone()));
+        let http1 = pool(tls.clone());
         tls.alpn_protocols.insert(0, b"h2".to_vec());
-        let best = builder.build(Connector::new(dialer.clone(), tls));
-        Ok(Self { best, http1 })
+        let best = pool(tls.clone());
+        tls.alpn_protocols.clear();
+        Ok(Self { best, http1, opaque: Connector::new(dialer.clone(), tls) })
+    }
+}
+
+/// Whether the origin says that it has done nothing about a request, or nothing of it was ever sent.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    error.is_canceled()
+        || h2_error(error).is_some_and(|error| {
+            error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote())
+        })
+}
+
+/// Whether the origin has refused this one request.
+fn is_reset(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(h2::Error::is_reset)
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// Leaves one length that is true: none where the answer came in chunks, and one line of it (RFC 9112, 6.3).
+fn settle_length(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = headers.get(CONTENT_LENGTH) {
+        // The library has seen to it that all of them say the same.
+        let first = length.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        if (first.len() != length.len() || headers.get_all(CONTENT_LENGTH).iter().count() > 1)
+            && let Ok(first) = HeaderValue::from_bytes(first)
+        {
+            headers.insert(CONTENT_LENGTH, first);
+        }
+    }
+}
+
+/// The path and query of an absolute URI.
+fn origin_form(uri: &Uri) -> Uri {
+    uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")).into()
+}
+
+/// The `Host` that an absolute URI means.
+fn host_of(uri: &Uri) -> Option<HeaderValue> {
+    let host = uri.host()?;
+    match uri.port_u16().filter(|port| Some(*port) != uri.scheme().and_then(upstream::default_port)) {
+        Some(port) => HeaderValue::try_from(format!("{host}:{port}")).ok(),
+        None => HeaderValue::try_from(host).ok(),
     }
 }
 
@@ -255,33 +440,6 @@ fn same(host: &Authority, uri: &Uri) -> bool {
     let default = || uri.scheme().and_then(upstream::default_port);
     uri.host().is_some_and(|own| own.eq_ignore_ascii_case(host.host()))
         && host.port_u16().or_else(default) == upstream::port_of(uri)
-}
-
-/// A request body that counts its steps, so that an upload under way is told from silence.
-struct Watched {
-    body: Body,
-    moved: Arc<AtomicU64>,
-}
-
-impl http_body::Body for Watched {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        if frame.is_ready() {
-            self.moved.fetch_add(1, Ordering::Relaxed);
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

@@ -2,17 +2,21 @@
 //!
 //! A request goes: [`Upstream`] settings of its authority (scheme, CA, client certificate) -> a pooled connection, or a
 //! new one: resolve -> [`DestinationPolicy`] on every address -> connect (happy eyeballs) -> TLS -> the answer's head,
-//! awaited as long as something moves.
+//! awaited as long as something moves -> its [`ResponseBody`], with whose end the connection goes back.
 //!
 //! **Every connection that is opened on behalf of a client is opened by [`HttpClient::send`],
 //! [`HttpClient::send_upgrade`] or [`HttpClient::dial`]; the address connected to is the address that was checked.**
 //! **Upstream TLS is always verified.** Errors and logs carry no header value and no query.
 
+mod auth;
 mod client;
 mod connect;
 mod dial;
 mod error;
+mod io;
 mod policy;
+mod pool;
+mod replay;
 mod tls;
 mod upstream;
 
@@ -20,10 +24,11 @@ use std::error::Error;
 
 use bytes::Bytes;
 
-pub use client::{ClientConfig, HttpClient};
+pub use client::{ClientConfig, HttpClient, WholeServer};
 pub use dial::OwnAddresses;
 pub use error::{ConfigError, NetError};
 pub use policy::{DestinationPolicy, Pattern};
+pub use pool::{ClientConnection, ResponseBody};
 pub use upstream::{Upstream, presents_certificate, spoken_scheme};
 
 /// Any error of a body.

@@ -4,15 +4,16 @@
 //! services, and those that are no single host, are denied unless an `allow` pattern names them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
 use super::error::ConfigError;
 
-/// Where nobody is sent by default: "this" host, link-local (the clouds' metadata services), multicast, broadcast.
-const DENIED: [&str; 9] = [
+/// Where nobody is sent by default: "this" host, link-local (most clouds' metadata services), the metadata services
+/// that are elsewhere (AWS, Alibaba, Azure, Google, Oracle, Scaleway), multicast, broadcast.
+const DENIED: [&str; 15] = [
     "0.0.0.0/8",
     "169.254.0.0/16",
     "224.0.0.0/4",
@@ -20,9 +21,17 @@ const DENIED: [&str; 9] = [
     "::/128",
     "fe80::/10",
     "ff00::/8",
-    "fd00:ec2::254/128",
+    "fd00:ec2::/32",
+    "fd20:ce::254/128",
+    "fd00:c1::a9fe:a9fe/128",
+    "fd00:42::42/128",
+    "100.100.100.100/32",
     "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.192/32",
 ];
+/// Ports that nobody is sent to by default: mail, what a stolen proxy is used for.
+const DENIED_PORTS: [u16; 1] = [25];
 
 /// One entry of an `allow`, `deny` or `intercept` list: `HOST[:PORT]`, `*.HOST[:PORT]`, `IP[:PORT]`, `[IP]:PORT` or
 /// `IP/BITS`. `*` alone is every host.
@@ -151,23 +160,29 @@ impl DestinationPolicy {
         if self.no_loopback && address.ip().is_loopback() {
             return Err("other hosts may not ask for what is on this host's loopback".into());
         }
+        if DENIED_PORTS.contains(&address.port()) {
+            return Err(format!("port {} is denied by default", address.port()));
+        }
         // The texts are constants which a test parses.
         let network = DENIED.iter().find(|net| net.parse::<IpNet>().is_ok_and(|net| net.contains(&address.ip())));
         network.map_or(Ok(()), |network| Err(format!("it is denied by default as {network}")))
     }
 }
 
-/// The IPv4 address inside a mapped (::ffff:0:0/96) or translated (64:ff9b::/96) IPv6 address, else the address.
+/// The IPv4 address that an IPv6 address stands for, else the address: mapped (::ffff:0:0/96), translated
+/// (64:ff9b::/96 and 64:ff9b:1::/48), compatible (::/96), 6to4 (2002::/16).
 fn real(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => IpAddr::V4(low(v6)),
-        ip => ip,
-    }
-}
-
-fn low(v6: Ipv6Addr) -> Ipv4Addr {
+    let IpAddr::V6(v6) = ip.to_canonical() else { return ip.to_canonical() };
     let [.., a, b, c, d] = v6.octets();
-    Ipv4Addr::new(a, b, c, d)
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        [0, 0, 0, 0, 0, 0, high, _] if high > 0 => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        [0x2002, high, low, ..] => {
+            let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        _ => IpAddr::V6(v6),
+    }
 }
 
 #[cfg(test)]
@@ -196,7 +211,21 @@ mod tests {
             ("[64:ff9b::a9fe:a9fe]:80", false),
             ("[fe80::1]:80", false),
             ("[fd00:ec2::254]:80", false),
-            ("[fd00:ec2::253]:80", true),
+            ("[fd00:ec2::23]:80", false),
+            ("[fd20:ce::254]:80", false),
+            ("[fd00:c1::a9fe:a9fe]:80", false),
+            ("[fd00:42::42]:80", false),
+            ("[fd00:1::254]:80", true),
+            ("168.63.129.16:80", false),
+            ("[::ffff:168.63.129.16]:80", false),
+            ("192.0.0.192:80", false),
+            ("[64:ff9b:1::a9fe:a9fe]:80", false),
+            ("[::a9fe:a9fe]:80", false),
+            ("[2002:a9fe:a9fe::1]:80", false),
+            ("[2002:808:808::1]:80", true),
+            ("10.0.0.1:25", false),
+            ("[2001:db8::1]:25", false),
+            ("10.0.0.1:587", true),
             ("0.0.0.0:80", false),
             ("[::]:80", false),
             ("[::1]:80", true),
@@ -227,6 +256,7 @@ mod tests {
             ("10.1.2.3", "10.1.2.3:443", false),
             ("mail.example", "192.0.2.1:25", false),
             ("mail.example", "192.0.2.1:443", true),
+            ("good.corp.example", "192.0.2.1:25", true),
         ] {
             let verdict = policy.check(host, address.parse().unwrap());
             assert_eq!(verdict.is_ok(), open, "{host} {address} {verdict:?}");
@@ -241,6 +271,8 @@ mod tests {
             ("127.9.9.9:80", false),
             ("[::1]:80", false),
             ("[::ffff:127.0.0.1]:80", false),
+            ("[64:ff9b::7f00:1]:80", false),
+            ("[::7f00:1]:80", false),
             ("127.0.0.1:81", true),
             ("10.0.0.1:80", true),
         ] {

@@ -66,7 +66,7 @@ pub(super) fn wish_of(headers: &HeaderMap, validators: &Validators) -> RangeWish
 fn names(if_range: &HeaderValue, validators: &Validators) -> bool {
     let Ok(text) = if_range.to_str() else { return false };
     let text = Some(text.trim());
-    text == validators.etag.as_deref() || text == validators.last_modified.as_deref()
+    text == validators.strong_etag() || text == validators.last_modified.as_deref()
 }
 
 #[cfg(test)]
@@ -118,6 +118,9 @@ mod tests {
             assert_eq!(wish_of(&headers(&[("range", "bytes=1-"), ("if-range", named)]), &known), want, "{named}");
         }
         assert_eq!(wish_of(&headers(&[("range", "bytes=1-")]), &Validators::default()), RangeWish::From(1));
+        let weak = Validators { etag: Some("W/\"a\"".into()), last_modified: None };
+        let named = headers(&[("range", "bytes=1-"), ("if-range", "W/\"a\"")]);
+        assert_eq!(wish_of(&named, &weak), RangeWish::Whole, "a weak tag names no bytes");
     }
 
     #[test]

@@ -45,8 +45,11 @@ pub struct Config {
     pub detect_timeout: Duration,
     /// How long a task may take to give its first byte; then the origin is asked directly.
     pub first_byte: Duration,
-    /// How long nothing may move in a body, a tunnel or an upgraded connection.
+    /// How long nothing may move in a body.
     pub idle: Duration,
+    /// `proxy.tunnelTimeout`: how long nothing may move in a tunnel or an upgraded connection; `None`: as long as both
+    /// ends live, which the kernel asks them.
+    pub tunnel_idle: Option<Duration>,
 }
 
 /// What is done with content that comes with credentials, or over an upstream with a client certificate.
@@ -82,6 +85,7 @@ impl Default for Config {
             detect_timeout: Duration::from_secs(1),
             first_byte: Duration::from_secs(30),
             idle: Duration::from_secs(15 * 60),
+            tunnel_idle: None,
         }
     }
 }

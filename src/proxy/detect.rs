@@ -24,18 +24,21 @@ pub(super) enum Protocol {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Enough to know every protocol by.
-const ENOUGH: usize = PREFACE.len();
+/// Bytes that are enough to know every protocol by: the longest method, behind two empty lines.
+const ENOUGH: usize = 32;
 
-/// Reads until it is known what the client speaks, at most for `patience`. The bytes that were read are returned too.
+/// Reads until it is known what the client speaks, a few bytes at most and no longer than `patience`. The bytes that
+/// were read, and those that had been `read` before, are returned too.
 pub(super) async fn detect(wire: &mut dyn Wire, mut read: Vec<u8>, patience: Duration) -> (Protocol, Vec<u8>) {
     let deadline = tokio::time::Instant::now() + patience;
     loop {
         if let Some(protocol) = judge(&read) {
             return (protocol, read);
         }
-        match tokio::time::timeout_at(deadline, wire.read_buf(&mut read)).await {
-            Ok(Ok(1..)) => {}
+        let mut few = [0; ENOUGH];
+        let room = ENOUGH.saturating_sub(read.len()).max(1);
+        match tokio::time::timeout_at(deadline, wire.read(&mut few[..room])).await {
+            Ok(Ok(count @ 1..)) => read.extend_from_slice(&few[..count]),
             Ok(_) if read.is_empty() => return (Protocol::Closed, read),
             Err(_) if read.is_empty() => return (Protocol::Silent, read),
             // What is there is all that we go by.
@@ -44,7 +47,7 @@ pub(super) async fn detect(wire: &mut dyn Wire, mut read: Vec<u8>, patience: Dur
     }
 }
 
-/// The protocol that these first bytes are of; `None` while more are needed.
+/// The protocol that these first bytes are of; `None` while more are needed, never with [`ENOUGH`] of them.
 fn judge(read: &[u8]) -> Option<Protocol> {
     match read {
         [] | [0x16] => None,
@@ -57,10 +60,14 @@ fn judge(read: &[u8]) -> Option<Protocol> {
 
 /// Whether the bytes begin like a request line: a method of letters, a space, a target.
 fn is_request(read: &[u8]) -> Option<Protocol> {
-    let read = read.trim_ascii_start();
-    let method = read.iter().take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'-').count();
-    match read.get(method) {
-        None if method < ENOUGH => None,
+    // Two empty lines before it are forgiven.
+    let line = (0..2).fold(read, |rest, _| rest.strip_prefix(b"\r\n").unwrap_or(rest));
+    if matches!(line, [] | [b'\r']) && read.len() < 4 {
+        return None;
+    }
+    let method = line.iter().take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'-').count();
+    match line.get(method) {
+        None if method > 0 && read.len() < ENOUGH => None,
         Some(b' ') if method > 0 => Some(Protocol::Http1),
         _ => Some(Protocol::Opaque),
     }
@@ -87,9 +94,32 @@ mod tests {
             (b"SSH-2.0-x", Some(Protocol::Opaque)),
             (b"\x00\x01", Some(Protocol::Opaque)),
             (b"GE", None),
+            (b"\r", None),
+            (b"\r\n", None),
+            (b"\r\n\r\n", Some(Protocol::Opaque)),
+            (b"\r\n\r\nGET /", Some(Protocol::Http1)),
+            (b"\r\n\r\n\r\n", Some(Protocol::Opaque)),
+            (b" GET /", Some(Protocol::Opaque)),
+            (b" ", Some(Protocol::Opaque)),
+            (b"\n", Some(Protocol::Opaque)),
+            (&[b'A'; ENOUGH - 1], None),
+            (&[b'A'; ENOUGH], Some(Protocol::Opaque)),
             (b"", None),
         ] {
             assert_eq!(judge(bytes), want, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_few_bytes_are_enough() {
+        for first in 0..=255 {
+            for second in [0x03, b' ', b'\r', b'\n', b'A'] {
+                for rest in [0, b' ', b'\r', b'\n', b'A'] {
+                    let mut bytes = [rest; ENOUGH];
+                    (bytes[0], bytes[1]) = (first, second);
+                    assert!(judge(&bytes).is_some(), "{bytes:?}");
+                }
+            }
         }
     }
 

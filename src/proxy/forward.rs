@@ -3,6 +3,7 @@
 //! Bodies stream both ways and are never gathered. Trailers go with them. An upgrade that the origin accepts becomes a
 //! pipe of bytes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request, response};
@@ -15,12 +16,15 @@ use hyper_util::rt::TokioIo;
 
 use super::access::{End, Record};
 use super::fault::Fault;
+use super::gate::Bond;
 use super::handler::Inner;
-use super::headers::{add_via, strip_hop_by_hop, strip_ours, upgrade};
+use super::headers::{add_via, strip_answer, strip_hop_by_hop, strip_ours, upgrade};
 use super::pipe::pipe;
-use super::respond::Upload;
+use super::respond::{GoAhead, Upload};
+use super::rewind::Rewound;
 use super::route::{Target, named_host};
-use crate::net::{Body, BoxError, NetError, empty_body};
+use super::tunnel::taken_over;
+use crate::net::{Body, BoxError, NetError, ResponseBody, empty_body};
 use crate::registry::Naming;
 
 /// The headers of a request as its origin gets them.
@@ -30,10 +34,9 @@ pub(super) fn outbound(parts: &request::Parts, target: &Target, id: &str) -> Hea
     strip_ours(&mut headers);
     add_via(&mut headers, parts.version, id);
     join_cookies(&mut headers);
-    if let Some(host) = host(parts, target) {
-        headers.insert(header::HOST, host);
-    } else {
-        headers.remove(header::HOST);
+    match host(parts, target).or_else(|| HeaderValue::try_from(target.uri.authority()?.as_str()).ok()) {
+        Some(host) => drop(headers.insert(header::HOST, host)),
+        None => drop(headers.remove(header::HOST)),
     }
     headers
 }
@@ -74,7 +77,7 @@ fn lead_back(headers: &mut HeaderMap, naming: &Naming, from: &Uri) {
 }
 
 /// What comes back from [`Inner::exchange`].
-pub(super) type Answer = Response<Incoming>;
+pub(super) type Answer = Response<ResponseBody>;
 
 impl Inner {
     /// Sends the request to its origin and returns the head of the answer, whose body is still to come.
@@ -89,8 +92,14 @@ impl Inner {
             // The library leaves a GET's body of unknown length away where nothing says that there is one.
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let (upload, failed) = Upload::new(body, self.config().idle);
-        self.send(parts, headers, upload.boxed_unsync(), target).await.map_err(|error| {
+        let expects = headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let go = (expects && !body.is_end_stream()).then(GoAhead::default);
+        let (upload, failed) = Upload::new(body, self.config().idle, go.clone());
+        let answer = self.send(parts, headers, upload.boxed_unsync(), target, go.clone()).await;
+        if let Some(go) = go {
+            go.answered();
+        }
+        answer.map_err(|error| {
             if failed.load(Ordering::Relaxed) {
                 return Fault::malformed("The request's body ended before it was whole.");
             }
@@ -105,7 +114,7 @@ impl Inner {
         headers: HeaderMap,
         target: &Target,
     ) -> Result<Answer, Fault> {
-        self.send(parts, headers, empty_body(), target).await.map_err(|error| Fault::from(&error))
+        self.send(parts, headers, empty_body(), target, None).await.map_err(|error| Fault::from(&error))
     }
 
     async fn send(
@@ -114,11 +123,22 @@ impl Inner {
         headers: HeaderMap,
         body: Body,
         target: &Target,
+        go: Option<GoAhead>,
     ) -> Result<Answer, NetError> {
         let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = target.uri.clone();
         *request.headers_mut() = headers;
+        // How the client wrote its header names, and whose connection it is.
+        *request.extensions_mut() = parts.extensions.clone();
+        // The library knows no interim answers on the client's side; over HTTP/1 the gate does.
+        let bond = parts.extensions.get::<Arc<Bond>>().filter(|_| parts.version == Version::HTTP_11).cloned();
+        hyper::ext::on_informational(&mut request, move |answer| match (&go, &bond) {
+            // The library says so itself as soon as the body is asked for.
+            (Some(go), _) if answer.status() == StatusCode::CONTINUE => go.open(),
+            (_, Some(bond)) => bond.inform(answer.status(), answer.headers()),
+            _ => {}
+        });
         let asks = upgrade(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
         match asks {
             None => self.http.send(request).await,
@@ -140,14 +160,14 @@ impl Inner {
     pub(super) fn passed(&self, parts: response::Parts, body: Body, target: &Target) -> Response<Body> {
         let mut response = Response::new(body);
         *response.status_mut() = parts.status;
+        *response.extensions_mut() = parts.extensions;
         // A registry's "too many requests" stalls its clients for a minute; they take 503 as "ask elsewhere".
         if target.mirror.is_some() && parts.status == StatusCode::TOO_MANY_REQUESTS {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        } else if let Some(reason) = parts.extensions.get::<ReasonPhrase>() {
-            response.extensions_mut().insert(reason.clone());
+            response.extensions_mut().remove::<ReasonPhrase>();
         }
         *response.headers_mut() = parts.headers;
-        strip_hop_by_hop(response.headers_mut());
+        strip_answer(response.headers_mut(), parts.status);
         if let Some(naming) = &target.mirror {
             lead_back(response.headers_mut(), naming, &target.uri);
         }
@@ -157,7 +177,7 @@ impl Inner {
 
     /// The answer to a request to change protocols: what the origin says, and a pipe if it says yes.
     pub(super) fn switched(
-        self: &std::sync::Arc<Self>,
+        self: &Arc<Self>,
         client: OnUpgrade,
         mut answer: Answer,
         target: &Target,
@@ -180,14 +200,14 @@ impl Inner {
         response
     }
 
-    async fn join(self: std::sync::Arc<Self>, client: OnUpgrade, server: OnUpgrade, mut record: Record) {
+    async fn join(self: Arc<Self>, client: OnUpgrade, server: OnUpgrade, mut record: Record) {
         let _guard = self.drain.guard();
-        let (Ok(client), Ok(server)) = tokio::join!(client, server) else {
+        let (Some((client, read)), Ok(server)) = tokio::join!(taken_over(client), server) else {
             return;
         };
         let down = AtomicU64::new(0);
-        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-        let ended = pipe(&mut client, &mut server, self.config().idle, self.drain.draining(), &down).await;
+        let (mut client, mut server) = (Rewound::new(client, read), TokioIo::new(server));
+        let ended = pipe(&mut client, &mut server, self.config().tunnel_idle, self.drain.draining(), &down).await;
         record.sent(down.into_inner());
         record.ended(if ended.is_ok() { End::Complete } else { End::Broken });
     }
@@ -212,14 +232,14 @@ mod tests {
     #[test]
     fn the_host_is_the_urls_unless_the_client_spoke_to_the_origin() {
         for (uri, given, keep, want) in [
-            ("http://a/", "a", false, None),
-            ("http://a/", "b", false, None),
+            ("http://a/", "a", false, Some("a")),
+            ("http://a/", "b", false, Some("a")),
             ("http://a/", "A:80", false, Some("A:80")),
             ("http://a:80/", "a", false, Some("a")),
             ("https://a/", "a:443", false, Some("a:443")),
-            ("https://a/", "a:80", false, None),
+            ("https://a/", "a:80", false, Some("a")),
             ("https://1.2.3.4/", "name", true, Some("name")),
-            ("https://a/", "a", true, None),
+            ("https://a/", "a", true, Some("a")),
         ] {
             let headers = outbound(&parts("/", &[("host", given)]), &target(uri, keep), "me");
             assert_eq!(headers.get("host").map(|host| host.to_str().unwrap()), want, "{uri} {given} {keep}");
@@ -251,6 +271,6 @@ mod tests {
         let headers = outbound(&sent, &target("http://a/", false), "me");
         assert_eq!(headers.get_all("accept").iter().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(headers.get_all("via").iter().collect::<Vec<_>>(), ["1.0 other", "1.1 me"]);
-        assert_eq!(headers.keys().count(), 2);
+        assert_eq!(headers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["accept", "via", "host"]);
     }
 }

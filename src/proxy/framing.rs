@@ -1,12 +1,18 @@
 //! Where an HTTP/1 request ends, strictly: the rules that make request smuggling impossible (RFC 9112, 6.3 and 11.2).
 //!
 //! Pure. A head is judged as a whole, before the HTTP library sees any of it; of a body only its framing is followed.
-//! The library is lenient in places where the standard allows it to be; this is where we are not.
+//! The library is lenient in places where the standard allows it to be; this is where we are not. It gets only what was
+//! judged here, so the two cannot disagree (docs/adr/0007).
 
+use std::ops::Range;
+
+use http::uri::Authority;
 use http::{Method, Uri, header};
 
 /// The most bytes of one request head. Signed URLs and cookies of many KiB pass.
 pub(super) const MAX_HEAD: usize = 128 * 1024;
+/// The most bytes of a target that the HTTP library can hold.
+const MAX_TARGET: usize = 65_534;
 /// The most header lines of one request.
 pub(super) const MAX_HEADERS: usize = 256;
 /// The most bytes of one chunk's size line, extensions included.
@@ -19,6 +25,8 @@ const MAX_TRAILERS: usize = 64 * 1024;
 pub(super) enum Malformed {
     /// Larger than [`MAX_HEAD`] or with more than [`MAX_HEADERS`] lines.
     TooLarge,
+    /// Its target is longer than [`MAX_TARGET`].
+    TargetTooLong,
     /// Anything else that is wrong with it.
     Because(&'static str),
 }
@@ -26,12 +34,23 @@ pub(super) enum Malformed {
 /// What follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// This many bytes of body, then the next head.
+    /// This many bytes of body.
     Sized(u64),
-    /// A chunked body, then the next head.
+    /// A chunked body.
     Chunked,
-    /// Whatever the two ends agree on: `CONNECT`, an upgrade, or HTTP/2.
-    Open,
+}
+
+/// A head that can be handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// What follows it.
+    pub(super) framing: Framing,
+    /// Whether the answer decides if what follows is HTTP: a `CONNECT`, or an upgrade.
+    pub(super) may_switch: bool,
+    /// What has to stand in its request line for the target, and where that is.
+    pub(super) target: Option<(Range<usize>, Vec<u8>)>,
+    /// Whether it is about the whole server: an absolute URL without a path, which the last proxy writes as `*`.
+    pub(super) whole_server: bool,
 }
 
 /// The end of the head in `bytes` (the offset behind its empty line); `None` while it is not there. A line that ends
@@ -53,36 +72,110 @@ pub(super) fn head_end(bytes: &[u8], seen: usize) -> Result<Option<usize>, Malfo
 
 const BARE: &str = "A line of the request's head does not end in CR LF.";
 
-/// What follows this head, which is whole (its empty line included); or why it is refused.
-pub(super) fn inspect(head: &[u8]) -> Result<Framing, Malformed> {
-    if head == b"PRI * HTTP/2.0\r\n\r\n" {
-        return Ok(Framing::Open);
-    }
-    if head.windows(3).any(|three| three[..2] == *b"\r\n" && matches!(three[2], b' ' | b'\t')) {
-        return Err(Malformed::Because("A header of the request is continued on a second line."));
-    }
-    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut lines);
-    match request.parse(head) {
-        Ok(httparse::Status::Complete(end)) if end == head.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
-        Err(httparse::Error::Version) => {
-            return Err(Malformed::Because("The request speaks no known version of HTTP."));
-        }
-        _ => return Err(Malformed::Because("The request's head is not HTTP.")),
-    }
-    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
-        return Err(Malformed::Because("The request has no request line."));
+const NO_LINE: &str = "The request has no request line.";
+const NO_URL: &str = "The request's target is not a valid URL.";
+const NOT_HTTP: &str = "The request's head is not HTTP.";
+
+/// Judges this head, which is whole (its empty line included).
+pub(super) fn inspect(head: &[u8]) -> Result<Head, Malformed> {
+    let end = head.windows(2).position(|two| two == b"\r\n").ok_or(Malformed::Because(NO_LINE))?;
+    let mut words = head[..end].split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(Malformed::Because(NO_LINE));
     };
-    let method =
-        Method::from_bytes(method.as_bytes()).map_err(|_| Malformed::Because("The request's method is no word."))?;
-    if target.parse::<Uri>().is_err() {
-        return Err(Malformed::Because("The request's target is not a valid URL."));
-    }
-    body(&method, version, request.headers)
+    let version = match version {
+        b"HTTP/1.1" => 1,
+        b"HTTP/1.0" => 0,
+        _ => return Err(Malformed::Because("The request speaks no version of HTTP/1 that is known.")),
+    };
+    let name = Method::from_bytes(method).map_err(|_| Malformed::Because("The request's method is no word."))?;
+    let replaced = target_of(&name, target)?;
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let lines = match httparse::parse_headers(&head[end + 2..], &mut lines) {
+        Ok(httparse::Status::Complete((read, lines))) if end + 2 + read == head.len() => lines,
+        Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
+        _ => return Err(Malformed::Because(NOT_HTTP)),
+    };
+    let framing = body(version, lines)?;
+    let upgrades = version == 1 && lines.iter().any(|line| line.name.eq_ignore_ascii_case("upgrade"));
+    let at = method.len() + 1..method.len() + 1 + target.len();
+    Ok(Head {
+        framing,
+        may_switch: name == Method::CONNECT || upgrades,
+        target: replaced.map(|target| (at, target)),
+        whole_server: name == Method::OPTIONS && is_bare_authority(target),
+    })
 }
 
-fn body(method: &Method, version: u8, lines: &[httparse::Header<'_>]) -> Result<Framing, Malformed> {
+/// Whether an absolute URL ends with its authority.
+fn is_bare_authority(target: &[u8]) -> bool {
+    authority_end(target) == Some(target.len())
+}
+
+/// Where the authority of an absolute URL ends.
+fn authority_end(target: &[u8]) -> Option<usize> {
+    let start = target.windows(3).position(|three| three == b"://")? + 3;
+    let length = target[start..].iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
+    Some(length.map_or(target.len(), |length| start + length))
+}
+
+/// Judges a request's target. What clients write raw in a path or query though it has to be encoded comes back encoded.
+fn target_of(method: &Method, target: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+    let bad = |is_good: bool| if is_good { Ok(()) } else { Err(Malformed::Because(NO_URL)) };
+    if *method == Method::CONNECT {
+        bad(is_endpoint(target))?;
+        return Ok(None);
+    }
+    if target == b"*" {
+        bad(*method == Method::OPTIONS)?;
+        return Ok(None);
+    }
+    let path = match target {
+        [b'/', ..] => 0,
+        _ => authority_end(target).ok_or(Malformed::Because(NO_URL))?,
+    };
+    if target.len() > MAX_TARGET {
+        return Err(Malformed::TargetTooLong);
+    }
+    // What the library takes stays as it is.
+    if target.is_ascii() && Uri::try_from(target).is_ok() {
+        return Ok(None);
+    }
+    let raw = |byte: &u8| !byte.is_ascii_graphic() || matches!(byte, b'<' | b'>' | b'`' | b'"');
+    let mut encoded = target[..path].to_vec();
+    for byte in &target[path..] {
+        match byte {
+            byte if raw(byte) => encoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            byte => encoded.push(*byte),
+        }
+    }
+    if encoded.len() > MAX_TARGET {
+        return Err(Malformed::TargetTooLong);
+    }
+    bad(Uri::try_from(&encoded[..]).is_ok())?;
+    Ok(Some(encoded))
+}
+
+/// Whether it is `HOST:PORT` and nothing else.
+fn is_endpoint(target: &[u8]) -> bool {
+    let port = target.iter().rposition(|byte| *byte == b':').map(|at| &target[at + 1..]);
+    is_host(target) && port.is_some_and(|port| !port.is_empty() && port.iter().all(u8::is_ascii_digit))
+}
+
+/// Whether it is a host with or without a port, as `Host` and a `CONNECT` may name it; nothing at all is one too.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let of_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
+    let is_name = |host: &[u8]| !host.is_empty() && host.iter().all(of_host);
+    let is_ipv6 = |host: &[u8]| host.starts_with(b"[") && Authority::try_from(host).is_ok();
+    let (host, port) = match value.iter().rposition(|byte| matches!(byte, b':' | b']')) {
+        Some(at) if value[at] == b':' => (&value[..at], &value[at + 1..]),
+        _ => (value, &[][..]),
+    };
+    value.is_empty() || (port.iter().all(u8::is_ascii_digit) && (is_name(host) || is_ipv6(host)))
+}
+
+fn body(version: u8, lines: &[httparse::Header<'_>]) -> Result<Framing, Malformed> {
     let all = |name: http::HeaderName| {
         let lines = lines.iter().filter(move |line| line.name.eq_ignore_ascii_case(name.as_str()));
         lines.map(|line| line.value.trim_ascii())
@@ -90,6 +183,9 @@ fn body(method: &Method, version: u8, lines: &[httparse::Header<'_>]) -> Result<
     let hosts = all(header::HOST).count();
     if hosts > 1 || (hosts == 0 && version == 1) {
         return Err(Malformed::Because("The request needs exactly one Host header."));
+    }
+    if !all(header::HOST).all(is_host) {
+        return Err(Malformed::Because("The request's Host is no host."));
     }
     let mut length = None;
     for value in all(header::CONTENT_LENGTH) {
@@ -103,22 +199,17 @@ fn body(method: &Method, version: u8, lines: &[httparse::Header<'_>]) -> Result<
         length = Some(number);
     }
     let mut encodings = all(header::TRANSFER_ENCODING);
-    if let Some(encoding) = encodings.next() {
-        if length.is_some() {
-            return Err(Malformed::Because("The request has both a Content-Length and a Transfer-Encoding."));
-        }
-        if version == 0 {
-            return Err(Malformed::Because("HTTP/1.0 has no Transfer-Encoding."));
-        }
-        if encodings.next().is_some() || !encoding.eq_ignore_ascii_case(b"chunked") {
-            return Err(Malformed::Because("The request's Transfer-Encoding is not chunked."));
-        }
+    let Some(encoding) = encodings.next() else { return Ok(Framing::Sized(length.unwrap_or(0))) };
+    if length.is_some() {
+        return Err(Malformed::Because("The request has both a Content-Length and a Transfer-Encoding."));
     }
-    let chunked = all(header::TRANSFER_ENCODING).next().is_some();
-    if *method == Method::CONNECT || all(header::UPGRADE).next().is_some() {
-        return Ok(Framing::Open);
+    if version == 0 {
+        return Err(Malformed::Because("HTTP/1.0 has no Transfer-Encoding."));
     }
-    Ok(if chunked { Framing::Chunked } else { Framing::Sized(length.unwrap_or(0)) })
+    if encodings.next().is_some() || !encoding.eq_ignore_ascii_case(b"chunked") {
+        return Err(Malformed::Because("The request's Transfer-Encoding is not chunked."));
+    }
+    Ok(Framing::Chunked)
 }
 
 /// Follows a chunked body to its end.
@@ -238,7 +329,7 @@ fn hex(byte: u8) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn judge(lines: &str) -> Result<Framing, Malformed> {
+    fn judge(lines: &str) -> Result<Head, Malformed> {
         let head = lines.replace('\n', "\r\n") + "\r\n";
         assert_eq!(head_end(head.as_bytes(), 0), Ok(Some(head.len())), "{lines:?}");
         inspect(head.as_bytes())
@@ -246,18 +337,58 @@ mod tests {
 
     #[test]
     fn good_heads_have_one_framing() {
-        for (head, want) in [
-            ("GET http://a/ HTTP/1.1\nHost: a\n", Framing::Sized(0)),
-            ("GET http://a/ HTTP/1.0\n", Framing::Sized(0)),
-            ("GET /a?b={c} HTTP/1.1\nHost: a\n", Framing::Sized(0)),
-            ("POST / HTTP/1.1\nHost: a\nContent-Length: 12\n", Framing::Sized(12)),
-            ("POST / HTTP/1.1\nHost: a\nContent-Length: 12\ncontent-length:12\n", Framing::Sized(12)),
-            ("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: Chunked\n", Framing::Chunked),
-            ("CONNECT a:443 HTTP/1.1\nHost: a:443\n", Framing::Open),
-            ("GET / HTTP/1.1\nHost: a\nConnection: upgrade\nUpgrade: websocket\n", Framing::Open),
-            ("PRI * HTTP/2.0\n", Framing::Open),
+        for (head, want, may_switch) in [
+            ("GET http://a/ HTTP/1.1\nHost: a\n", Framing::Sized(0), false),
+            ("GET http://a/ HTTP/1.0\n", Framing::Sized(0), false),
+            ("GET /a?b={c} HTTP/1.1\nHost: a\n", Framing::Sized(0), false),
+            ("GET / HTTP/1.1\nHost:\n", Framing::Sized(0), false),
+            ("GET / HTTP/1.1\nHost: a_b.example:8443\n", Framing::Sized(0), false),
+            ("GET / HTTP/1.1\nHost: [::1]:80\n", Framing::Sized(0), false),
+            ("OPTIONS * HTTP/1.1\nHost: a\n", Framing::Sized(0), false),
+            ("POST / HTTP/1.1\nHost: a\nContent-Length: 12\n", Framing::Sized(12), false),
+            ("POST / HTTP/1.1\nHost: a\nContent-Length: 12\ncontent-length:12\n", Framing::Sized(12), false),
+            ("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: Chunked\n", Framing::Chunked, false),
+            ("CONNECT a:443 HTTP/1.1\nHost: a:443\n", Framing::Sized(0), true),
+            ("CONNECT [::1]:443 HTTP/1.1\nHost: a:443\n", Framing::Sized(0), true),
+            ("GET / HTTP/1.1\nHost: a\nConnection: upgrade\nUpgrade: websocket\n", Framing::Sized(0), true),
+            ("POST / HTTP/1.1\nHost: a\nUpgrade: x\nTransfer-Encoding: chunked\n", Framing::Chunked, true),
+            ("GET / HTTP/1.0\nUpgrade: websocket\n", Framing::Sized(0), false),
         ] {
-            assert_eq!(judge(head), Ok(want), "{head}");
+            let got = judge(head).map(|head| (head.framing, head.may_switch, head.target));
+            assert_eq!(got, Ok((want, may_switch, None)), "{head}");
+        }
+    }
+
+    #[test]
+    fn what_clients_write_raw_is_encoded() {
+        for (target, want) in [
+            ("/a`b<c>d", "/a%60b%3Cc%3Ed"),
+            ("/q?x=\"y\"", "/q?x=%22y%22"),
+            ("/^|\\", "/^|\\"),
+            ("http://a/<", "http://a/%3C"),
+            ("http://a?<", "http://a?%3C"),
+            ("/\u{e9}", "/%C3%A9"),
+            ("/%zz{}[]", "/%zz{}[]"),
+        ] {
+            let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let (at, encoded) =
+                inspect(head.as_bytes()).unwrap().target.unwrap_or((4..4 + target.len(), target.into()));
+            assert_eq!((&head[at], String::from_utf8(encoded).unwrap().as_str()), (target, want));
+        }
+        let latin = b"GET /\xe9 HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(inspect(latin).unwrap().target, Some((4..6, b"/%E9".to_vec())));
+    }
+
+    #[test]
+    fn a_url_without_a_path_may_mean_the_server() {
+        for (line, want) in [
+            ("OPTIONS http://a HTTP/1.1", true),
+            ("OPTIONS http://a:81 HTTP/1.1", true),
+            ("OPTIONS http://a/ HTTP/1.1", false),
+            ("OPTIONS http://a? HTTP/1.1", false),
+            ("GET http://a HTTP/1.1", false),
+        ] {
+            assert_eq!(judge(&format!("{line}\nHost: a\n")).unwrap().whole_server, want, "{line}");
         }
     }
 
@@ -272,19 +403,55 @@ mod tests {
             "POST / HTTP/1.1\nHost: a\nContent-Length: \n",
             "POST / HTTP/1.1\nHost: a\nContent-Length: 0x1\n",
             "POST / HTTP/1.1\nHost: a\nContent-Length: 99999999999999999999999\n",
+            "POST / HTTP/1.1\nHost: a\nUpgrade: x\nContent-Length: 1\nTransfer-Encoding: chunked\n",
+            "CONNECT a:1 HTTP/1.1\nHost: a\nContent-Length: 1\nTransfer-Encoding: chunked\n",
             "POST / HTTP/1.1\nHost: a\nTransfer-Encoding: gzip, chunked\n",
             "POST / HTTP/1.1\nHost: a\nTransfer-Encoding: xchunked\n",
             "POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\nTransfer-Encoding: identity\n",
             "POST / HTTP/1.0\nHost: a\nTransfer-Encoding: chunked\n",
             "POST / HTTP/1.1\nHost: a\nTransfer-Encoding : chunked\n",
             "GET / HTTP/1.1\nHost: a\nX: a\n b\n",
+            "GET / HTTP/1.1\n Host: a\n",
             "GET / HTTP/1.1\n",
             "GET / HTTP/1.1\nHost: a\nHost: a\n",
+            "GET / HTTP/1.1\nHost: a, b\n",
+            "GET / HTTP/1.1\nHost: a,b\n",
+            "GET / HTTP/1.1\nHost: a b\n",
+            "GET / HTTP/1.1\nHost: u@a\n",
+            "GET / HTTP/1.1\nHost: u:p@a\n",
+            "GET / HTTP/1.1\nHost: a/b\n",
+            "GET / HTTP/1.1\nHost: http://a\n",
+            "GET / HTTP/1.1\nHost: a:b\n",
+            "GET / HTTP/1.1\nHost: a:1:2\n",
+            "GET / HTTP/1.1\nHost: \u{e9}\n",
+            "GET / HTTP/1.1\nHost: [::1\n",
             "GET / HTTP/3.1\nHost: a\n",
+            "GET / HTTP/1.2\nHost: a\n",
+            "GET / http/1.1\nHost: a\n",
             "GET /\n",
+            "GET  / HTTP/1.1\nHost: a\n",
+            "GET /  HTTP/1.1\nHost: a\n",
+            "GET / HTTP/1.1 \nHost: a\n",
+            "GET\t/ HTTP/1.1\nHost: a\n",
+            " GET / HTTP/1.1\nHost: a\n",
+            "GET /a b HTTP/1.1\nHost: a\n",
             "G@T / HTTP/1.1\nHost: a\n",
+            "GET foo HTTP/1.1\nHost: a\n",
+            "GET a:80 HTTP/1.1\nHost: a\n",
+            "GET * HTTP/1.1\nHost: a\n",
             "GET http:// HTTP/1.1\nHost: a\n",
+            "GET http://a<b/ HTTP/1.1\nHost: a\n",
+            "CONNECT a HTTP/1.1\nHost: a\n",
+            "CONNECT a: HTTP/1.1\nHost: a\n",
+            "CONNECT u:p@a:443 HTTP/1.1\nHost: a\n",
+            "CONNECT http://a:443 HTTP/1.1\nHost: a\n",
+            "CONNECT a:443/x HTTP/1.1\nHost: a\n",
+            "CONNECT /a:443 HTTP/1.1\nHost: a\n",
+            "CONNECT * HTTP/1.1\nHost: a\n",
+            "PRI * HTTP/2.0\n",
             "GET / HTTP/1.1\nHost: a\nBad Name: x\n",
+            "GET / HTTP/1.1\nHost: a\n: x\n",
+            "GET / HTTP/1.1\nHost: a\nX: \u{1}\n",
         ] {
             assert!(matches!(judge(head), Err(Malformed::Because(_))), "{head}: {:?}", judge(head));
         }
@@ -294,6 +461,12 @@ mod tests {
     fn too_much_is_refused() {
         let many = format!("GET / HTTP/1.1\nHost: a\n{}", "X: y\n".repeat(MAX_HEADERS));
         assert_eq!(judge(&many), Err(Malformed::TooLarge));
+        let long = format!("GET /{} HTTP/1.1\nHost: a\n", "x".repeat(MAX_TARGET));
+        assert_eq!(judge(&long), Err(Malformed::TargetTooLong));
+        let long = format!("GET /{} HTTP/1.1\nHost: a\n", "<".repeat(MAX_TARGET / 2));
+        assert_eq!(judge(&long), Err(Malformed::TargetTooLong), "encoded it is longer");
+        let long = format!("GET /{} HTTP/1.1\nHost: a\n", "x".repeat(MAX_TARGET - 1));
+        assert!(judge(&long).is_ok());
         assert_eq!(head_end(&vec![b'a'; MAX_HEAD + 1], 0), Err(Malformed::TooLarge));
         assert_eq!(head_end(&vec![b'a'; MAX_HEAD], 0), Ok(None));
     }

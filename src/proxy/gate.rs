@@ -3,31 +3,46 @@
 //!
 //! Way of a byte: connection -> gate -> library. A head is held back until it is whole and judged; a body passes as it
 //! comes, but never a byte of the next head with it. A head that is refused is replaced by a request which carries the
-//! gate's secret number, so that the answer to it is made where all answers are made, and comes in its turn.
+//! gate's secret number, so that the answer to it is made where all answers are made, and comes in its turn. Behind a
+//! request that may change the protocol nothing is read before the answer has decided.
 //!
-//! **Invariants.** The library never reads two requests in one piece. Behind a refused head nothing is handed over any
-//! more. A connection that is told to break ends with a reset, never with a clean end.
+//! Back from the library bytes pass as they are. Between two answers the gate puts in the interim ones (1xx) of the
+//! origin, for which the library has no way.
+//!
+//! **Invariants.** The library never reads two requests in one piece. Behind a refused head, or a body that is framed
+//! wrongly, nothing is handed over any more. A connection that is told to break ends with a reset, never with a clean
+//! end.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::{HeaderMap, HeaderName, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::fault::Fault;
-use super::framing::{Chunks, Framing, Malformed, head_end, inspect};
+use super::framing::{Chunks, Framing, Head, Malformed, head_end, inspect};
+use super::headers::strip_hop_by_hop;
+use crate::net::WholeServer;
 
 /// How many bytes are asked of the connection at once while a head is gathered.
 const READ: usize = 8 * 1024;
+/// How many empty lines before a request are forgiven (RFC 9112, 2.2).
+const MAX_EMPTY_LINES: u8 = 2;
 /// How much of what a refused client goes on sending is read, so that it sees the answer before the connection ends.
 const MAX_DISCARDED: usize = 1024 * 1024;
-/// The header by which a refused request is known.
+/// How long a client that has closed its side is waited with for something to send it.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// The most bytes of interim answers that wait for the client.
+const MAX_INTERIM: usize = 64 * 1024;
+/// The header by which the gate speaks to what is behind the library.
 const VERDICT: HeaderName = HeaderName::from_static("x-damselfly-verdict");
 
 /// A connection that bytes come and go on.
@@ -64,12 +79,66 @@ pub(super) struct Bond {
     /// Known to nobody outside: no client can pretend that the gate refused it, or that it did not.
     secret: u128,
     broken: AtomicBool,
+    /// How many requests have their answer's head, and how many of those answers have ended.
+    answered: AtomicU64,
+    ended: AtomicU64,
+    /// Whether an answer has changed the protocol.
+    switched: AtomicBool,
+    /// Interim answers that are to go to the client.
+    interim: Mutex<Vec<u8>>,
+    /// Of the task that drives the connection.
+    driver: AtomicWaker,
 }
 
 impl Bond {
     /// A new connection's.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { secret: fastrand::u128(..), broken: AtomicBool::new(false) })
+        Arc::new(Self {
+            secret: fastrand::u128(..),
+            broken: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            switched: AtomicBool::new(false),
+            interim: Mutex::default(),
+            driver: AtomicWaker::new(),
+        })
+    }
+
+    /// The head of the answer to the current request is made; it does (or does not) change the protocol.
+    pub(super) fn answered(&self, switches: bool) {
+        self.switched.store(switches, Ordering::Release);
+        self.answered.fetch_add(1, Ordering::AcqRel);
+        self.driver.wake();
+    }
+
+    /// The answer to the current request has ended.
+    pub(super) fn ended(&self) {
+        self.ended.fetch_add(1, Ordering::AcqRel);
+        self.driver.wake();
+    }
+
+    /// Sends the client an interim answer to the current request, unless too many wait already.
+    pub(super) fn inform(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut headers = headers.clone();
+        strip_hop_by_hop(&mut headers);
+        let reason = status.canonical_reason().unwrap_or_default();
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        for (name, value) in &headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        }
+        head.extend_from_slice(b"\r\n");
+        let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
+        if interim.len() + head.len() <= MAX_INTERIM {
+            interim.append(&mut head);
+        }
+        drop(interim);
+        self.driver.wake();
+    }
+
+    fn take_interim(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.interim.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Has the connection end with a reset as soon as the library lets go of it.
@@ -82,56 +151,88 @@ impl Bond {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// Why the gate refused this request, if it did.
-    pub(super) fn verdict(&self, headers: &HeaderMap) -> Option<Fault> {
-        let (secret, reason) = headers.get(VERDICT)?.to_str().ok()?.split_once(' ')?;
+    /// Takes out of a request what the gate has noted in it: why it is refused, if it is.
+    pub(super) fn read_notes<B>(&self, request: &mut Request<B>) -> Option<Fault> {
+        let note = request.headers().get(VERDICT)?.to_str().ok()?;
+        let (secret, reason) = note.split_once(' ')?;
         if secret != self.secret.to_string() {
             return None;
         }
-        Some(match reason {
+        let fault = match reason {
+            WHOLE_SERVER => {
+                request.headers_mut().remove(VERDICT);
+                request.extensions_mut().insert(WholeServer);
+                return None;
+            }
             TOO_LARGE => Fault::client(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "The request's head is larger than this proxy takes.",
             ),
+            TOO_LONG => Fault::client(
+                StatusCode::URI_TOO_LONG,
+                "The request's URL is longer than the 65534 bytes of this proxy.",
+            ),
             reason => Fault::malformed(reason),
-        })
+        };
+        Some(fault)
+    }
+
+    fn note(&self, note: &str) -> String {
+        format!("{VERDICT}: {} {note}\r\n", self.secret)
     }
 
     fn refusal(&self, malformed: Malformed) -> Vec<u8> {
         let reason = match malformed {
             Malformed::TooLarge => TOO_LARGE,
+            Malformed::TargetTooLong => TOO_LONG,
             Malformed::Because(reason) => reason,
         };
-        let secret = self.secret;
-        format!("GET / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n{VERDICT}: {secret} {reason}\r\n\r\n")
-            .into_bytes()
+        format!("GET / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n{}\r\n", self.note(reason)).into_bytes()
     }
 }
 
 const TOO_LARGE: &str = "too large";
+const TOO_LONG: &str = "too long";
+const WHOLE_SERVER: &str = "whole server";
 
 #[derive(Debug)]
 enum State {
-    /// Bytes of a head in `held`, which was searched for its end up to here.
-    Gathering { seen: usize },
+    /// Bytes of a head in `held`, which was searched for its end up to here; so many empty lines came before it.
+    Gathering { seen: usize, empty: u8 },
     /// This many bytes of `held` may go; then what follows the head.
     Handing { left: usize, then: Framing },
     /// In a body of so many more bytes.
     Sized(u64),
     /// In a chunked body.
     Chunked(Chunks),
-    /// Everything passes.
+    /// Behind a body whose chunks are framed wrongly.
+    Broken,
+    /// Behind a request whose answer decides what comes next.
+    Waiting,
+    /// Everything passes: it is not HTTP/1.
     Open,
     /// The refusal in `held` is handed over; what else comes is thrown away, so many bytes more.
     Refused { handed: usize, discard: usize },
 }
 
-/// A connection as the HTTP/1 library sees it.
+const NEXT: State = State::Gathering { seen: 0, empty: 0 };
+
+/// A connection as the HTTP library sees it.
 pub(super) struct Gate {
     wire: Box<dyn Wire>,
     bond: Arc<Bond>,
     held: Vec<u8>,
     state: State,
+    /// How many requests were handed over.
+    requests: u64,
+    /// Whether the last of them may change the protocol.
+    may_switch: bool,
+    /// Since the client has closed its side: when it is given up if it is sent nothing.
+    half_closed: Option<Pin<Box<Sleep>>>,
+    /// Interim answers on their way to the client.
+    outgoing: Bytes,
+    /// Whether all that the library has written has gone: one answer has ended, and the next has not begun.
+    between: bool,
     idle: Duration,
     /// When a client that takes nothing is given up; runs while bytes wait for it.
     unread: Option<Pin<Box<Sleep>>>,
@@ -141,13 +242,35 @@ impl Gate {
     /// A gate before `wire`, of which `read` was read already. A client that takes nothing of an answer for `idle` is
     /// given up.
     pub(super) fn new(wire: Box<dyn Wire>, read: Vec<u8>, bond: Arc<Bond>, idle: Duration) -> Self {
-        Self { wire, bond, held: read, state: State::Gathering { seen: 0 }, idle, unread: None }
+        Self {
+            wire,
+            bond,
+            held: read,
+            state: NEXT,
+            requests: 0,
+            may_switch: false,
+            half_closed: None,
+            outgoing: Bytes::new(),
+            between: true,
+            idle,
+            unread: None,
+        }
+    }
+
+    /// The same for HTTP/2: everything passes.
+    pub(super) fn open(wire: Box<dyn Wire>, read: Vec<u8>, bond: Arc<Bond>, idle: Duration) -> Self {
+        let mut gate = Self::new(wire, read, bond, idle);
+        gate.state = State::Open;
+        gate
     }
 
     /// Whether bytes have waited for the client for too long.
     fn watch_unread<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.unread = None;
+            if let Some(due) = &mut self.half_closed {
+                due.as_mut().reset(Instant::now() + HALF_CLOSED);
+            }
             return written;
         }
         let idle = self.idle;
@@ -163,27 +286,75 @@ impl Gate {
     }
 
     /// Judges what is held of a head; true when there is something to hand over now.
-    fn judge(&mut self, seen: usize) -> bool {
-        // An empty line or two before a request are forgiven (RFC 9112, 2.2).
-        while seen == 0 && self.held.starts_with(b"\r\n") {
-            self.held.drain(..2);
+    fn judge(&mut self, seen: usize, mut empty: u8) -> bool {
+        if seen == 0 {
+            let lines = self.held.chunks_exact(2).take_while(|two| two == b"\r\n").count();
+            let room = MAX_EMPTY_LINES - empty;
+            let forgiven = u8::try_from(lines).unwrap_or(u8::MAX).min(room);
+            empty += forgiven;
+            self.held.drain(..2 * usize::from(forgiven));
         }
         let verdict = match head_end(&self.held, seen) {
             Ok(None) => {
-                self.state = State::Gathering { seen: self.held.len() };
+                // The first byte of an empty line waits for its second.
+                let seen = if self.held == b"\r" { 0 } else { self.held.len() };
+                self.state = State::Gathering { seen, empty };
                 return false;
             }
-            Ok(Some(end)) => inspect(&self.held[..end]).map(|framing| (end, framing)),
+            Ok(Some(end)) => inspect(&self.held[..end]).map(|head| (end, head)),
             Err(malformed) => Err(malformed),
         };
-        self.state = match verdict {
-            Ok((left, then)) => State::Handing { left, then },
+        match verdict {
+            Ok((end, head)) => self.accept(end, head),
             Err(malformed) => {
                 self.held = self.bond.refusal(malformed);
-                State::Refused { handed: 0, discard: MAX_DISCARDED }
+                self.state = State::Refused { handed: 0, discard: MAX_DISCARDED };
             }
-        };
+        }
         true
+    }
+
+    /// Lets the head in the first `end` bytes go, written as the library can read it.
+    fn accept(&mut self, mut end: usize, head: Head) {
+        if head.whole_server {
+            let note = self.bond.note(WHOLE_SERVER);
+            self.held.splice(end - 2..end - 2, note.bytes());
+            end += note.len();
+        }
+        if let Some((at, target)) = head.target {
+            end = end + target.len() - at.len();
+            self.held.splice(at, target);
+        }
+        self.may_switch = head.may_switch;
+        self.requests += 1;
+        self.state = State::Handing { left: end, then: head.framing };
+    }
+
+    /// What comes behind a request that was handed over.
+    fn behind(&self) -> State {
+        if self.may_switch { State::Waiting } else { NEXT }
+    }
+
+    /// Tells the library that the client has closed its side once its last answer has ended: told before, it would give
+    /// the answer up.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.bond.driver.register(cx.waker());
+        let due = self.half_closed.as_mut().is_none_or(|due| due.as_mut().poll(cx).is_ready());
+        if self.bond.ended.load(Ordering::Acquire) >= self.requests {
+            return Poll::Ready(Ok(()));
+        }
+        // Most likely it has closed both sides.
+        if due { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+    }
+
+    /// Whether the answer has decided that HTTP goes on.
+    fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.bond.driver.register(cx.waker());
+        if self.bond.answered.load(Ordering::Acquire) < self.requests || self.bond.switched.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        self.state = NEXT;
+        Poll::Ready(())
     }
 
     /// Hands over what is held, as far as the state allows; false when there is nothing to hand over.
@@ -197,10 +368,9 @@ impl Gate {
                 *left -= step;
                 if *left == 0 {
                     self.state = match *then {
-                        Framing::Sized(0) => State::Gathering { seen: 0 },
+                        Framing::Sized(0) => self.behind(),
                         Framing::Sized(length) => State::Sized(length),
                         Framing::Chunked => State::Chunked(Chunks::default()),
-                        Framing::Open => State::Open,
                     };
                 }
                 true
@@ -211,14 +381,39 @@ impl Gate {
                 *handed += step;
                 step > 0
             }
-            State::Gathering { .. } => false,
+            State::Gathering { .. } | State::Waiting | State::Broken => false,
             State::Sized(_) | State::Chunked(_) | State::Open => {
-                let taken = body_share(&mut self.state, &self.held[..step]);
-                buf.put_slice(&self.held[..taken]);
+                let held = std::mem::take(&mut self.held);
+                let taken = self.body_share(&held[..step]);
+                buf.put_slice(&held[..taken]);
+                self.held = held;
                 self.held.drain(..taken);
                 taken > 0
             }
         }
+    }
+
+    /// How many of `bytes` belong to the body that is handed over; moves on to what is behind it where it ends.
+    fn body_share(&mut self, bytes: &[u8]) -> usize {
+        let (taken, ends) = match &mut self.state {
+            State::Sized(left) => {
+                let step = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= step as u64;
+                (step, *left == 0)
+            }
+            State::Chunked(chunks) => match chunks.advance(bytes) {
+                Ok(step) => step,
+                Err(_) => {
+                    self.state = State::Broken;
+                    (0, false)
+                }
+            },
+            _ => (bytes.len(), false),
+        };
+        if ends {
+            self.state = self.behind();
+        }
+        taken
     }
 
     /// Reads more of a head, or what a refused client still sends.
@@ -233,34 +428,6 @@ impl Gate {
     }
 }
 
-/// How many of `bytes` belong to the body that `state` is in; moves on to the next head where the body ends.
-fn body_share(state: &mut State, bytes: &[u8]) -> usize {
-    match state {
-        State::Sized(left) => {
-            let step = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-            *left -= step as u64;
-            if *left == 0 {
-                *state = State::Gathering { seen: 0 };
-            }
-            step
-        }
-        State::Chunked(chunks) => match chunks.advance(bytes) {
-            Ok((taken, end)) => {
-                if end {
-                    *state = State::Gathering { seen: 0 };
-                }
-                taken
-            }
-            // The library sees the same and gives the body up; no request can follow it.
-            Err(_) => {
-                *state = State::Open;
-                bytes.len()
-            }
-        },
-        _ => bytes.len(),
-    }
-}
-
 impl AsyncRead for Gate {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
@@ -268,13 +435,20 @@ impl AsyncRead for Gate {
             return Poll::Ready(Ok(()));
         }
         loop {
-            if let State::Gathering { seen } = gate.state {
-                if gate.held.len() > seen && gate.judge(seen) {
+            if let State::Gathering { seen, empty } = gate.state {
+                if gate.held.len() > seen && gate.judge(seen, empty) {
                     continue;
                 }
-                if ready!(gate.poll_gather(cx))? == 0 {
-                    return Poll::Ready(Ok(()));
+                if gate.half_closed.is_some() {
+                    return gate.poll_half_closed(cx);
                 }
+                if ready!(gate.poll_gather(cx))? == 0 {
+                    gate.half_closed = Some(Box::pin(sleep(HALF_CLOSED)));
+                }
+                continue;
+            }
+            if let State::Waiting = gate.state {
+                ready!(gate.poll_decision(cx));
                 continue;
             }
             if gate.hand_over(buf) {
@@ -293,7 +467,17 @@ impl AsyncRead for Gate {
                 }
                 continue;
             }
-            return gate.poll_body(cx, buf);
+            if let State::Broken = gate.state {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is framed wrongly")));
+            }
+            if gate.poll_body(cx, buf)?.is_ready() {
+                // Unless it was all the next request's, or framed wrongly.
+                if !matches!(gate.state, State::Broken) {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            return Poll::Pending;
         }
     }
 }
@@ -303,16 +487,39 @@ impl Gate {
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.wire).poll_read(cx, buf))?;
-        let taken = body_share(&mut self.state, &buf.filled()[before..]);
+        let taken = self.body_share(&buf.filled()[before..]);
         self.held.extend_from_slice(&buf.filled()[before + taken..]);
         buf.set_filled(before + taken);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends the interim answers that wait, where the library is between two answers.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.bond.driver.register(cx.waker());
+        if self.outgoing.is_empty() {
+            let waiting = self.bond.take_interim();
+            // Behind a half-sent answer there is no place for them.
+            if self.between {
+                self.outgoing = waiting.into();
+            }
+        }
+        while !self.outgoing.is_empty() {
+            match ready!(Pin::new(&mut self.wire).poll_write(cx, &self.outgoing))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => drop(self.outgoing.split_to(sent)),
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Gate {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.wire).poll_write(cx, bytes);
+        let written = match self.poll_interim(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.wire).poll_write(cx, bytes),
+            held_up => held_up.map_ok(|()| 0),
+        };
+        self.between = false;
         self.watch_unread(cx, written)
     }
 
@@ -321,7 +528,11 @@ impl AsyncWrite for Gate {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.wire).poll_write_vectored(cx, bytes);
+        let written = match self.poll_interim(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.wire).poll_write_vectored(cx, bytes),
+            held_up => held_up.map_ok(|()| 0),
+        };
+        self.between = false;
         self.watch_unread(cx, written)
     }
 
@@ -330,7 +541,12 @@ impl AsyncWrite for Gate {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.wire).poll_flush(cx);
+        // The library flushes when it has nothing left to write.
+        self.between = true;
+        let flushed = match self.poll_interim(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.wire).poll_flush(cx),
+            held_up => held_up,
+        };
         self.watch_unread(cx, flushed)
     }
 
@@ -354,7 +570,6 @@ impl Drop for Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     const IDLE: Duration = Duration::from_secs(60);
@@ -382,11 +597,15 @@ mod tests {
             "2\r\nhi\r\n0\r\n\r\n",
             "GET /4 HTTP/1.1\r\nHost: a\r\n\r\n",
         ];
-        let (mut all, mut client, _) = gate(requests.concat().as_bytes());
+        let (mut all, mut client, bond) = gate(requests.concat().as_bytes());
         for request in requests {
             assert_eq!(read_once(&mut all).await, request, "all at once");
         }
         client.shutdown().await.unwrap();
+        let mut buf = [0; 9];
+        let early = tokio::time::timeout(Duration::from_millis(20), all.read(&mut buf)).await;
+        assert!(early.is_err(), "answers are under way");
+        (0..4).for_each(|_| bond.ended());
         assert_eq!(read_once(&mut all).await, "", "the end is seen");
 
         let (mut split, mut client, _) = gate(b"");
@@ -413,16 +632,104 @@ mod tests {
         assert!(read_once(&mut gate).await.starts_with("GET / HTTP/1.1\r\nHost: a\r\n"));
         let refusal = read_once(&mut gate).await;
         let value = refusal.lines().find_map(|line| line.strip_prefix("x-damselfly-verdict: ")).unwrap();
-        let mut headers = HeaderMap::new();
-        headers.insert(VERDICT, value.parse().unwrap());
-        assert_eq!(bond.verdict(&headers).unwrap().status(), 400);
-        assert_eq!(Bond::new().verdict(&headers), None, "another connection's");
-        headers.insert(VERDICT, HeaderValue::from_static("0 too large"));
-        assert_eq!(bond.verdict(&headers), None, "a client's invention");
+        let mut request = Request::get("/").header(VERDICT, value).body(()).unwrap();
+        assert_eq!(bond.read_notes(&mut request).unwrap().status(), 400);
+        assert_eq!(Bond::new().read_notes(&mut request), None, "another connection's");
+        let mut request = Request::get("/").header(VERDICT, "0 too large").body(()).unwrap();
+        assert_eq!(bond.read_notes(&mut request), None, "a client's invention");
         client.shutdown().await.unwrap();
         let mut nothing = [0; 9];
         let more = tokio::time::timeout(std::time::Duration::from_millis(50), gate.read(&mut nothing)).await;
         assert!(more.is_err(), "nothing of what follows is handed over");
+    }
+
+    #[tokio::test]
+    async fn what_follows_an_upgrade_waits_for_the_answer() {
+        const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+        const SMUGGLED: &str =
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        let (mut gate, _client, bond) = gate(format!("{UPGRADE}{SMUGGLED}").as_bytes());
+        assert_eq!(read_once(&mut gate).await, UPGRADE);
+        let mut buf = [0; 9];
+        let early = tokio::time::timeout(Duration::from_millis(20), gate.read(&mut buf)).await;
+        assert!(early.is_err(), "nothing is read before the answer");
+        bond.answered(false);
+        assert_eq!(gate.requests, 1);
+        let refusal = read_once(&mut gate).await;
+        assert!(refusal.contains(VERDICT.as_str()), "the next request is judged like any other: {refusal}");
+
+        let (mut gate, _client, bond) = super::tests::gate(format!("{UPGRADE}{SMUGGLED}").as_bytes());
+        assert_eq!(read_once(&mut gate).await, UPGRADE);
+        bond.answered(true);
+        assert_eq!(gate.into_parts().1, SMUGGLED.as_bytes(), "it is another protocol's");
+    }
+
+    #[tokio::test]
+    async fn two_empty_lines_are_forgiven_and_no_more() {
+        const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for (lines, good) in [(0, true), (1, true), (2, true), (3, false), (1 << 20, false)] {
+            let (mut gate, mut client, _) = gate(b"");
+            let sent = tokio::spawn(async move {
+                let _ = client.write_all(format!("{}{GET}", "\r\n".repeat(lines)).as_bytes()).await;
+                client
+            });
+            assert_eq!(read_once(&mut gate).await == GET, good, "{lines}");
+            assert!(gate.held.len() < 2 * READ);
+            drop(gate);
+            sent.await.unwrap();
+        }
+        let (mut gate, mut client, _) = gate(b"");
+        for byte in format!("\r\n\r\n{GET}").bytes() {
+            client.write_all(&[byte]).await.unwrap();
+        }
+        assert_eq!(read_once(&mut gate).await, GET, "byte by byte");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_framed_wrongly_is_the_end() {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for body in ["5\nhello", "5\r\nhelloX", "zz\r\n", "0\r\nA\n\r\n"] {
+            let (mut gate, _client, _) = gate(format!("{head}{body}").as_bytes());
+            assert_eq!(read_once(&mut gate).await, head);
+            let error = gate.read(&mut [0; 99]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{body:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_library_gets_targets_that_it_can_read() {
+        for (line, want) in [
+            ("GET /a<b HTTP/1.1", "GET /a%3Cb HTTP/1.1\r\nHost: a\r\n\r\n"),
+            ("GET /a|b HTTP/1.1", "GET /a|b HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ] {
+            let (mut gate, _client, _) = gate(format!("{line}\r\nHost: a\r\n\r\nnext").as_bytes());
+            assert_eq!(read_once(&mut gate).await, want);
+            assert_eq!(gate.into_parts().1, b"next");
+        }
+        let (mut gate, _client, bond) = gate(b"OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = read_once(&mut gate).await;
+        let note = head.lines().find_map(|line| line.strip_prefix("x-damselfly-verdict: ")).unwrap();
+        let mut request = Request::options("http://a").header(VERDICT, note).body(()).unwrap();
+        assert_eq!(bond.read_notes(&mut request), None);
+        assert!(request.headers().is_empty() && request.extensions().get::<WholeServer>().is_some());
+    }
+
+    #[tokio::test]
+    async fn interim_answers_go_between_two_answers() {
+        let (mut gate, mut client, bond) = gate(b"");
+        let mut headers = HeaderMap::new();
+        headers.insert("link", "</a>".parse().unwrap());
+        headers.insert("connection", "x".parse().unwrap());
+        gate.write_all(b"first").await.unwrap();
+        bond.inform(StatusCode::EARLY_HINTS, &headers);
+        gate.write_all(b"-end").await.unwrap();
+        gate.flush().await.unwrap();
+        bond.inform(StatusCode::EARLY_HINTS, &headers);
+        gate.write_all(b"second").await.unwrap();
+        drop(gate);
+        let mut all = String::new();
+        client.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "first-endHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nsecond");
     }
 
     #[tokio::test]
@@ -455,6 +762,19 @@ mod tests {
         );
         assert!(bond.is_broken());
         drop(late);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_closed_its_side_is_given_up_when_nothing_comes_for_it() {
+        let (mut gate, mut client, _) = gate(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.shutdown().await.unwrap();
+        let begun = tokio::time::Instant::now();
+        read_once(&mut gate).await;
+        let mut buf = [0; 9];
+        assert!(tokio::time::timeout(HALF_CLOSED / 2, gate.read(&mut buf)).await.is_err());
+        gate.write_all(b"half").await.unwrap();
+        let error = gate.read(&mut buf).await.unwrap_err();
+        assert_eq!((begun.elapsed().as_secs(), error.kind()), (90, io::ErrorKind::TimedOut));
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use super::authorize::Authorizer;
 use super::bypass::Bypass;
 use super::config::Config;
 use super::fault::Fault;
+use super::framing::is_host;
 use super::headers::upgrade;
 use super::listener::Session;
 use super::manifest::Manifests;
@@ -22,7 +23,7 @@ use super::metrics::Metrics;
 use super::respond::follow;
 use super::route::{Label, Route, Routes, Target, classify};
 use crate::mitm::Interceptor;
-use crate::net::{Body, HttpClient, empty_body};
+use crate::net::{Body, ClientConnection, HttpClient, empty_body};
 use crate::p2p::Tasks;
 use crate::registry::{API_VERSION, API_VERSION_HEADER, Challenge, OwnToken, Tokens};
 
@@ -55,7 +56,12 @@ impl Inner {
         match record {
             Some(record) => follow(response, record, bond, self.config().idle),
             // A tunnel's or an upgraded connection's record goes on with it.
-            None => response,
+            None => {
+                if let Some(bond) = bond {
+                    bond.ended();
+                }
+                response
+            }
         }
     }
 
@@ -65,7 +71,7 @@ impl Inner {
         mut request: Request<Incoming>,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
-        if let Some(fault) = session.bond.verdict(request.headers()) {
+        if let Some(fault) = session.bond.read_notes(&mut request).or_else(|| misnamed(&request)) {
             return Err(fault);
         }
         self.admit(session, request.headers())?;
@@ -91,6 +97,14 @@ impl Inner {
                 if !body.is_end_stream() =>
             {
                 Route::Forward(target, Bypass::Body)
+            }
+            Route::Inspect(target, _)
+            | Route::Probe(target, _)
+            | Route::Blob(target, ..)
+            | Route::Manifest(target, _)
+                if is_authenticated(&parts) =>
+            {
+                Route::Forward(target, Bypass::Credentials)
             }
             route => route,
         };
@@ -149,6 +163,21 @@ impl Inner {
         self.learn(&target, &answer);
         Ok(self.switched(upgraded, answer, &target, record))
     }
+}
+
+/// Whether an origin may know the client by its connection, and answers what is for it alone.
+fn is_authenticated(parts: &http::request::Parts) -> bool {
+    parts.extensions.get::<ClientConnection>().is_some_and(ClientConnection::is_authenticated)
+}
+
+/// Refuses a request whose host cannot be one (the gate has looked at those of HTTP/1).
+fn misnamed(request: &Request<Incoming>) -> Option<Fault> {
+    let in_target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let mut named = request.headers().get_all(header::HOST).iter();
+    let good = (request.version() < Version::HTTP_2 || in_target.is_none_or(is_host))
+        && named.next().is_none_or(|host| is_host(host.as_bytes()))
+        && named.next().is_none();
+    (!good).then(|| Fault::malformed("The request's Host is no host."))
 }
 
 /// Yes, there is a registry here.

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
 /// The prefix of our own request headers, which never reach an origin.
 const OURS: &str = "x-dragonfly-";
@@ -50,6 +50,9 @@ const ASKED_OTHERWISE: [HeaderName; 9] = [
     header::TE,
     header::VIA,
 ];
+/// Sums and signatures of a message, rather than of the whole content.
+const MESSAGE_SUMS: [&str; 7] =
+    ["content-md5", "content-digest", "content-crc", "digest", "signature", "signature-input", "x-ms-content-crc64"];
 /// How much older than the answer a content has to be for its date to tell it from the next one. Dates are whole
 /// seconds, and not every clock that writes them ticks at the same moment.
 const DATE_STEP: Duration = Duration::from_secs(2);
@@ -64,20 +67,49 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST && *name != header::TE)
         .collect();
     let trailers = tokens(headers, &header::TE).any(|te| te.eq_ignore_ascii_case("trailers"));
-    for name in HOP_BY_HOP.iter().chain(&named) {
-        headers.remove(name);
-    }
-    headers.remove(header::TE);
+    retain(headers, |name| (*name != header::TE || trailers) && !HOP_BY_HOP.contains(name) && !named.contains(name));
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 
+/// The same for an origin's answer. What its status or its body cannot be understood without is said anew: to what
+/// protocol a client has to change, and how the body is encoded besides its chunks.
+pub(super) fn strip_answer(headers: &mut HeaderMap, status: StatusCode) {
+    let protocols = headers.get(header::UPGRADE).filter(|_| status == StatusCode::UPGRADE_REQUIRED).cloned();
+    let codings: Vec<&str> = tokens(headers, &header::TRANSFER_ENCODING)
+        .filter(|coding| !coding.eq_ignore_ascii_case("chunked") && !coding.eq_ignore_ascii_case("identity"))
+        .collect();
+    let codings = (!codings.is_empty()).then(|| HeaderValue::try_from(codings.join(", ") + ", chunked"));
+    strip_hop_by_hop(headers);
+    if let Some(protocols) = protocols {
+        headers.insert(header::UPGRADE, protocols);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    if let Some(Ok(codings)) = codings {
+        headers.insert(header::TRANSFER_ENCODING, codings);
+    }
+}
+
 /// Removes our own request headers.
 pub(super) fn strip_ours(headers: &mut HeaderMap) {
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
-    for name in ours {
-        headers.remove(name);
+    retain(headers, |name| !name.as_str().starts_with(OURS));
+}
+
+/// Leaves the fields whose names are wanted, in their order. (`HeaderMap::remove` puts the last one in the gap.)
+fn retain(headers: &mut HeaderMap, wanted: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().all(&wanted) {
+        return;
+    }
+    let all = std::mem::take(headers);
+    headers.reserve(all.keys_len());
+    let mut current = None;
+    for (name, value) in all {
+        // A further line of the same name comes without it.
+        current = name.or(current);
+        if let Some(name) = current.as_ref().filter(|name| wanted(name)) {
+            headers.append(name, value);
+        }
     }
 }
 
@@ -180,6 +212,15 @@ pub(super) fn vary(answer: &HeaderMap, request: &HeaderMap) -> Option<Vec<(Strin
     }
     let bytes: usize = found.iter().map(|(_, value)| value.len()).sum();
     (found.len() <= MAX_VARY.0 && bytes <= MAX_VARY.1).then_some(found)
+}
+
+/// Removes what is said of the bytes of one message only: in an answer with a part of the content it is said of the
+/// part (RFC 9530, 2; RFC 1864; RFC 9421).
+pub(super) fn strip_sums(headers: &mut HeaderMap) {
+    retain(headers, |name| {
+        let name = name.as_str();
+        !MESSAGE_SUMS.contains(&name) && !name.starts_with("x-amz-checksum-")
+    });
 }
 
 /// The headers of an origin's answer that every later answer with the same content carries too: all but those of one
@@ -331,6 +372,46 @@ mod tests {
         }
         assert!(!is_just_modified(&map(&[("date", T)]), SystemTime::now()));
         assert!(!is_just_modified(&map(&[("last-modified", "then")]), SystemTime::now()));
+    }
+
+    #[test]
+    fn sums_of_a_part_are_not_the_wholes() {
+        let mut answer = map(&[
+            ("etag", "\"x\""),
+            ("content-md5", "a"),
+            ("Content-Digest", "sha-256=:a:"),
+            ("repr-digest", "sha-256=:b:"),
+            ("x-amz-checksum-crc32c", "a"),
+            ("x-amz-checksum-sha256", "a"),
+            ("x-goog-hash", "md5=b"),
+        ]);
+        strip_sums(&mut answer);
+        assert_eq!(
+            answer,
+            map(&[("etag", "\"x\""), ("repr-digest", "sha-256=:b:"), ("x-goog-hash", "md5=b")]),
+            "those of the whole content stay"
+        );
+    }
+
+    #[test]
+    fn lines_keep_their_order() {
+        let mut headers = map(&[("a", "1"), ("connection", "b"), ("b", "2"), ("c", "3"), ("d", "4"), ("c", "5")]);
+        strip_hop_by_hop(&mut headers);
+        let left: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(left, [("a", "1"), ("c", "3"), ("c", "5"), ("d", "4")]);
+    }
+
+    #[test]
+    fn an_answer_says_how_to_understand_it() {
+        let mut headers = map(&[("connection", "upgrade"), ("upgrade", "TLS/1.2")]);
+        strip_answer(&mut headers, StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(headers, map(&[("upgrade", "TLS/1.2"), ("connection", "upgrade")]));
+        let mut headers = map(&[("connection", "upgrade"), ("upgrade", "h2c"), ("transfer-encoding", "gzip, Chunked")]);
+        strip_answer(&mut headers, StatusCode::OK);
+        assert_eq!(headers, map(&[("transfer-encoding", "gzip, chunked")]));
+        let mut headers = map(&[("transfer-encoding", "chunked")]);
+        strip_answer(&mut headers, StatusCode::OK);
+        assert!(headers.is_empty());
     }
 
     #[test]

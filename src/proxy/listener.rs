@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use damselfly_runtime::Guard;
-use http::Request;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -17,7 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::timeout;
 
 use super::detect::{Protocol, detect};
 use super::framing::{MAX_HEAD, MAX_HEADERS};
@@ -25,6 +26,7 @@ use super::gate::{Bond, Gate, Wire};
 use super::handler::Inner;
 use super::metrics::Metrics;
 use super::route::Door;
+use crate::net::ClientConnection;
 use crate::registry::Registry;
 
 /// How long to wait before accepting again when the process has no file descriptor left.
@@ -41,6 +43,8 @@ pub(super) struct Lease {
     _slot: OwnedSemaphorePermit,
     _guard: Guard,
     metrics: Metrics,
+    /// Whether the client is on another host.
+    pub(super) remote: bool,
 }
 
 impl Drop for Lease {
@@ -56,6 +60,7 @@ pub(super) struct Session {
     pub(super) admitted: bool,
     pub(super) bond: Arc<Bond>,
     pub(super) lease: Arc<Lease>,
+    pub(super) client: ClientConnection,
 }
 
 /// What connections come from.
@@ -63,6 +68,9 @@ trait Accept {
     type Stream;
 
     fn accept_one(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+
+    /// Whether the other end is on another host.
+    fn is_remote(stream: &Self::Stream) -> bool;
 }
 
 impl Accept for TcpListener {
@@ -71,6 +79,13 @@ impl Accept for TcpListener {
     async fn accept_one(&self) -> std::io::Result<TcpStream> {
         Ok(self.accept().await?.0)
     }
+
+    fn is_remote(stream: &TcpStream) -> bool {
+        let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return true };
+        // A host that connects to itself has the same address at both ends, or loopback at one.
+        let peer = peer.ip().to_canonical();
+        !peer.is_loopback() && peer != local.ip().to_canonical()
+    }
 }
 
 impl Accept for UnixListener {
@@ -78,6 +93,10 @@ impl Accept for UnixListener {
 
     async fn accept_one(&self) -> std::io::Result<UnixStream> {
         Ok(self.accept().await?.0)
+    }
+
+    fn is_remote(_: &UnixStream) -> bool {
+        false
     }
 }
 
@@ -118,7 +137,8 @@ impl Inner {
             accepted = accepted => accepted?,
         };
         self.metrics.connections.inc();
-        let lease = Lease { _slot: slot, _guard: self.drain.guard(), metrics: self.metrics.clone() };
+        let remote = A::is_remote(&stream);
+        let lease = Lease { _slot: slot, _guard: self.drain.guard(), metrics: self.metrics.clone(), remote };
         Some((stream, Arc::new(lease)))
     }
 
@@ -160,13 +180,31 @@ impl Inner {
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let bond = Bond::new();
-            let io = TokioIo::new(Gate::new(wire, read, bond.clone(), self.config().idle));
-            let session = Arc::new(Session { door, admitted, bond, lease });
+            let idle = self.config().idle;
+            let gate = match protocol {
+                Protocol::Http2 => Gate::open(wire, read, bond.clone(), idle),
+                _ => Gate::new(wire, read, bond.clone(), idle),
+            };
+            let io = TokioIo::new(gate);
+            let client = if lease.remote { ClientConnection::from_another_host() } else { ClientConnection::default() };
+            let session = Arc::new(Session { door, admitted, bond: bond.clone(), lease, client });
             let drain = self.drain.clone();
             let (max_streams, head_timeout) = (self.config().max_streams, self.config().head_timeout);
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (inner, session) = (self.clone(), session.clone());
-                async move { Ok::<_, Infallible>(inner.handle(session, request).await) }
+            let client = session.client.clone();
+            let began = Arc::new(Notify::new());
+            let first = began.clone();
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                first.notify_one();
+                request.extensions_mut().insert(client.clone());
+                request.extensions_mut().insert(bond.clone());
+                let (inner, session, bond) = (self.clone(), session.clone(), bond.clone());
+                async move {
+                    let connects = request.method() == Method::CONNECT;
+                    let response = inner.handle(session, request).await;
+                    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                    bond.answered(switches || (connects && response.status().is_success()));
+                    Ok::<_, Infallible>(response)
+                }
             });
             // Each protocol's connection is another type; both are driven alike.
             macro_rules! drive {
@@ -174,6 +212,8 @@ impl Inner {
                     let mut connection = std::pin::pin!($connection);
                     let ended = tokio::select! {
                         ended = connection.as_mut() => ended,
+                        // The library waits long for the beginning of HTTP/2.
+                        Err(_) = timeout(head_timeout, began.notified()), if protocol == Protocol::Http2 => return,
                         () = drain.draining() => {
                             connection.as_mut().graceful_shutdown();
                             connection.await
@@ -193,7 +233,9 @@ impl Inner {
             } else {
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(head_timeout);
-                builder.max_headers(MAX_HEADERS).max_buf_size(2 * MAX_HEAD);
+                // One line may be the gate's.
+                builder.max_headers(MAX_HEADERS + 1).max_buf_size(2 * MAX_HEAD);
+                builder.preserve_header_case(true).title_case_headers(true);
                 drive!(builder.serve_connection(io, service).with_upgrades());
             }
         })

@@ -15,11 +15,11 @@ const HURRY: Duration = Duration::from_secs(2);
 const BUFFER: usize = 64 * 1024;
 
 /// Carries bytes between the two, each end's close to the other, until both directions are closed. Gives up when nothing
-/// has come from either for `idle`, or only [`HURRY`] once `draining`. `down` counts what `server` sent.
+/// has come from either for `idle` (if there is a limit), or only [`HURRY`] once `draining`. `down` counts what `server` sent.
 pub(super) async fn pipe<C, S>(
     client: &mut C,
     server: &mut S,
-    idle: Duration,
+    idle: Option<Duration>,
     draining: impl Future<Output = ()>,
     down: &AtomicU64,
 ) -> io::Result<()>
@@ -34,7 +34,7 @@ where
     let copy = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER);
     tokio::select! {
         result = copy => result.map(|_| ()),
-        () = clock.quiet_for(idle) => Err(io::ErrorKind::TimedOut.into()),
+        () = clock.quiet_for(idle.unwrap_or_default()), if idle.is_some() => Err(io::ErrorKind::TimedOut.into()),
         () = async { draining.await; clock.quiet_for(HURRY).await } => Err(io::ErrorKind::TimedOut.into()),
     }
 }
@@ -106,7 +106,7 @@ mod tests {
         let (mut far, mut server) = duplex(8);
         let piped = tokio::spawn(async move {
             let down = AtomicU64::new(0);
-            pipe(&mut near, &mut far, IDLE, std::future::pending(), &down).await.unwrap();
+            pipe(&mut near, &mut far, Some(IDLE), std::future::pending(), &down).await.unwrap();
             down.into_inner()
         });
         client.write_all(b"question").await.unwrap();
@@ -128,11 +128,24 @@ mod tests {
         let (mut far, _server) = duplex(8);
         let begun = Instant::now();
         let never = std::future::pending();
-        let piped = tokio::spawn(async move { pipe(&mut near, &mut far, IDLE, never, &AtomicU64::new(0)).await });
+        let piped = tokio::spawn(async move { pipe(&mut near, &mut far, Some(IDLE), never, &AtomicU64::new(0)).await });
         tokio::time::sleep(IDLE / 2).await;
         client.write_all(b"x").await.unwrap();
         assert_eq!(piped.await.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(begun.elapsed(), IDLE + IDLE / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pipe_without_a_limit_stays() {
+        let (mut client, mut near) = duplex(8);
+        let (mut far, mut server) = duplex(8);
+        let never = std::future::pending();
+        tokio::spawn(async move { pipe(&mut near, &mut far, None, never, &AtomicU64::new(0)).await });
+        tokio::time::sleep(Duration::from_secs(24 * 60 * 60)).await;
+        client.write_all(b"x").await.unwrap();
+        let mut got = [0; 1];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"x");
     }
 
     #[tokio::test(start_paused = true)]
@@ -141,7 +154,7 @@ mod tests {
         let (mut far, _server) = duplex(8);
         let begun = Instant::now();
         let draining = tokio::time::sleep(IDLE / 2);
-        pipe(&mut near, &mut far, IDLE, draining, &AtomicU64::new(0)).await.unwrap_err();
+        pipe(&mut near, &mut far, Some(IDLE), draining, &AtomicU64::new(0)).await.unwrap_err();
         assert_eq!(begun.elapsed(), IDLE / 2, "it had been quiet for longer than that");
     }
 }

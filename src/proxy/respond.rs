@@ -4,10 +4,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -107,7 +108,7 @@ impl http_body::Body for Tallied {
             }
             Poll::Ready(Some(Err(_))) => {
                 self.record.ended(End::Broken);
-                if let Some(bond) = self.bond.take() {
+                if let Some(bond) = &self.bond {
                     bond.break_off();
                 }
             }
@@ -132,6 +133,42 @@ impl Drop for Tallied {
         if self.length == Some(self.sent) || (self.sent == 0 && self.body.is_end_stream()) {
             self.record.ended(End::Complete);
         }
+        if let Some(bond) = &self.bond {
+            bond.ended();
+        }
+    }
+}
+
+/// How long a body that waits for `100 (Continue)` is held back at most: as long as clients wait themselves.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// Whether a body that its client holds back until it is wanted (`Expect: 100-continue`) is wanted. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GoAhead(Arc<Wanted>);
+
+#[derive(Debug, Default)]
+struct Wanted {
+    wanted: AtomicBool,
+    answered: AtomicBool,
+    waiting: AtomicWaker,
+}
+
+impl GoAhead {
+    /// The origin wants the body.
+    pub(super) fn open(&self) {
+        self.0.wanted.store(true, Ordering::Release);
+        self.0.waiting.wake();
+    }
+
+    /// The origin has answered. If it has not asked for the body, it does not want it.
+    pub(super) fn answered(&self) {
+        self.0.answered.store(true, Ordering::Release);
+    }
+
+    fn poll_wanted(&self, wait: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.waiting.register(cx.waker());
+        let late = wait.poll(cx).is_ready() && !self.0.answered.load(Ordering::Acquire);
+        if late || self.0.wanted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -139,13 +176,16 @@ impl Drop for Tallied {
 pub(super) struct Upload {
     body: Paced<Incoming>,
     failed: Arc<AtomicBool>,
+    held: Option<(GoAhead, Pin<Box<Sleep>>)>,
 }
 
 impl Upload {
-    /// The body, and a flag that is set when the client does not send it to its end.
-    pub(super) fn new(body: Incoming, idle: Duration) -> (Self, Arc<AtomicBool>) {
+    /// The body, and a flag that is set when the client does not send it to its end. With `held` nothing is asked of
+    /// the client before the origin wants it: asking is what makes the library say `100 (Continue)`.
+    pub(super) fn new(body: Incoming, idle: Duration, held: Option<GoAhead>) -> (Self, Arc<AtomicBool>) {
         let failed = Arc::new(AtomicBool::new(false));
-        (Self { body: Paced::new(body, idle), failed: failed.clone() }, failed)
+        let held = held.map(|go| (go, Box::pin(sleep(CONTINUE_WAIT))));
+        (Self { body: Paced::new(body, idle), failed: failed.clone(), held }, failed)
     }
 }
 
@@ -154,6 +194,10 @@ impl http_body::Body for Upload {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some((go, wait)) = &mut self.held {
+            ready!(go.poll_wanted(wait.as_mut(), cx));
+            self.held = None;
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(polled, Poll::Ready(Some(Err(_)))) {
             self.failed.store(true, Ordering::Relaxed);

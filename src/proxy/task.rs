@@ -29,11 +29,11 @@ use super::config::PrivateContent;
 use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
-use super::headers::{add_via, has_credentials, is_just_modified, kept, vary};
+use super::headers::{add_via, has_credentials, is_just_modified, kept, strip_sums, vary};
 use super::route::{DownloadOptions, Label, Target};
 use super::rules::identity_url;
 use crate::backend::{SourceRequest, SourceResponse};
-use crate::net::{Body, BoxError, empty_body};
+use crate::net::{Body, BoxError, ClientConnection, empty_body};
 use crate::p2p::{Admission, Broken, ContentStream, Known, OpenError, Opened, TaskSpec};
 
 const TASK_ID: HeaderName = HeaderName::from_static("x-dragonfly-task-id");
@@ -102,7 +102,7 @@ impl Inner {
     ) -> Result<Response<Body>, Fault> {
         let request = self.request(&parts, &target, &options);
         let answer = self.fetch_for_anybody(&parts, &target).await?;
-        self.adopt(&request, answer, record).await
+        self.adopt(&request, source(answer), record).await
     }
 
     /// Asks for one byte, then for the task that the answer describes.
@@ -118,16 +118,23 @@ impl Inner {
             let mut headers = outbound(&parts, &target, &self.config().id);
             headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
             headers.remove(header::IF_RANGE);
-            let answer = self.fetch(&parts, headers, &target).await?;
+            let mut answer = source(self.fetch(&parts, headers, &target).await?);
             note(record, Bypass::Status);
-            match answer.status() {
+            let status = answer.status;
+            match status {
                 StatusCode::PARTIAL_CONTENT => {}
-                StatusCode::OK => return self.adopt(&request, answer, record).await,
-                // The origin's judgement of the client's own preconditions.
-                StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED => return Ok(self.pass(answer, &target)),
-                _ => break,
+                StatusCode::OK if answer.is_whole().await => return self.adopt(&request, answer, record).await,
+                // It does not fit the question, or says that the question was wrong: the client's own is asked.
+                StatusCode::OK
+                | StatusCode::BAD_REQUEST
+                | StatusCode::RANGE_NOT_SATISFIABLE
+                | StatusCode::NOT_IMPLEMENTED => break,
+                // The registry may give a token to anybody.
+                StatusCode::UNAUTHORIZED if target.mirror.is_some() => break,
+                // What the origin says to one byte it says to all.
+                _ => return Ok(self.untouched(answer, &target)),
             }
-            let spec = match self.spec_of(&request, &source(answer)) {
+            let spec = match self.spec_of(&request, &answer) {
                 Ok(spec) => spec,
                 Err(why) => {
                     note(record, why);
@@ -204,10 +211,9 @@ impl Inner {
     async fn adopt(
         &self,
         request: &TaskRequest<'_>,
-        answer: Answer,
+        answer: SourceResponse,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
-        let answer = source(answer);
         let spec = match answer.status {
             StatusCode::OK => self.spec_of(request, &answer),
             _ => Err(Bypass::Status),
@@ -252,7 +258,7 @@ impl Inner {
         if !validators.is_strong() {
             return Err(Bypass::NoValidator);
         }
-        if validators.etag.is_none() && is_just_modified(&answer.headers, SystemTime::now()) {
+        if validators.strong_etag().is_none() && is_just_modified(&answer.headers, SystemTime::now()) {
             return Err(Bypass::JustModified);
         }
         let identity = Identity::Version {
@@ -264,7 +270,11 @@ impl Inner {
             application: request.options.application.clone(),
             piece_length: request.options.piece_length,
         };
-        let known = Known { length: span.total, headers: kept(&answer.headers) };
+        let mut headers = kept(&answer.headers);
+        if answer.status == StatusCode::PARTIAL_CONTENT {
+            strip_sums(&mut headers);
+        }
+        let known = Known { length: span.total, headers };
         Ok(self.spec(request, identity, self.source_request(request), Some(known)))
     }
 
@@ -295,7 +305,9 @@ impl Inner {
         for name in PRECONDITIONS.iter().chain(&[header::RANGE, header::IF_RANGE, header::TE]) {
             headers.remove(name);
         }
-        SourceRequest::new(request.target.uri.clone(), headers)
+        let source = SourceRequest::new(request.target.uri.clone(), headers);
+        let remote = request.parts.extensions.get::<ClientConnection>().is_some_and(ClientConnection::is_remote);
+        if remote { source.for_others() } else { source }
     }
 
     /// Whether what this request gets is for its sender, as far as anybody knows.
@@ -441,6 +453,7 @@ impl Inner {
         *response.status_mut() = answer.status;
         *response.version_mut() = answer.version;
         *response.headers_mut() = answer.headers;
+        *response.extensions_mut() = answer.extensions;
         self.passed(response.into_parts().0, answer.body, target)
     }
 
@@ -468,6 +481,8 @@ impl Inner {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.len()));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if let Some(digest) = digest {
+            // They may be of an answer with a part of it.
+            strip_sums(&mut headers);
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             set(&mut headers, CONTENT_DIGEST, &digest.to_string());
             set(&mut headers, header::ETAG, &format!("\"{digest}\""));
@@ -480,6 +495,9 @@ impl Inner {
         if wish != RangeWish::Whole && !range.is_empty() {
             status = StatusCode::PARTIAL_CONTENT;
             let last = range.end() - 1;
+            if range.len() < length {
+                strip_sums(&mut headers);
+            }
             set(&mut headers, header::CONTENT_RANGE, &format!("bytes {}-{last}/{length}", range.start()));
         }
         let mut response = Response::new(PeekedBody { first, rest: stream }.map_err(BoxError::from).boxed_unsync());
@@ -509,6 +527,7 @@ fn source(answer: Answer) -> SourceResponse {
         status: parts.status,
         version: parts.version,
         headers: parts.headers,
+        extensions: parts.extensions,
         body: body.map_err(BoxError::from).boxed_unsync(),
     }
 }

@@ -1,7 +1,7 @@
 //! `CONNECT`: a pipe to where the client wants to go, or, to hosts that are intercepted, a look inside.
 //!
-//! Inside, HTTP is served by the same handler as outside. A client that speaks neither TLS nor HTTP there, or waits for
-//! the server to speak first, gets its pipe after all.
+//! Inside, HTTP is served by the same handler as outside. A client that speaks neither TLS nor HTTP there, waits for the
+//! server to speak first, means another server, or offers only protocols that are not HTTP, gets its pipe after all.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,11 +23,18 @@ use super::listener::{Lease, Session};
 use super::pipe::pipe;
 use super::rewind::Rewound;
 use super::route::{Door, Endpoint, Label};
-use crate::net::{Body, empty_body};
+use crate::mitm::ClientHello;
+use crate::net::{Body, HttpClient, empty_body};
 
 impl Wire for TokioIo<Upgraded> {
     // A stream of an HTTP/2 connection; the library resets it when it is dropped.
     fn abort(&self) {}
+}
+
+impl Wire for tokio_rustls::client::TlsStream<TcpStream> {
+    fn abort(&self) {
+        self.get_ref().0.abort();
+    }
 }
 
 impl<T: Wire> Wire for TlsStream<T> {
@@ -47,7 +54,7 @@ impl Inner {
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
         let mut record = open(record, Label::Tunnel);
-        let server = match self.http.dial(&endpoint.host, endpoint.port).await {
+        let server = match self.http.on_behalf_of(Some(&session.client)).dial(&endpoint.host, endpoint.port).await {
             Ok(server) => server,
             Err(error) => {
                 let fault = Fault::from(&error);
@@ -90,31 +97,75 @@ impl Inner {
         let (protocol, read) = detect(&mut *wire, read, self.config().detect_timeout).await;
         match protocol {
             Protocol::Closed => {}
-            Protocol::Opaque | Protocol::Silent => match self.http.dial(&endpoint.host, endpoint.port).await {
-                Ok(server) => self.carry(wire, read, server, &mut record).await,
-                Err(_) => wire.abort(),
-            },
+            Protocol::Opaque | Protocol::Silent => {
+                match self.http_for(&lease).dial(&endpoint.host, endpoint.port).await {
+                    Ok(server) => self.carry(wire, read, server, &mut record).await,
+                    Err(_) => wire.abort(),
+                }
+            }
             Protocol::Http1 | Protocol::Http2 => {
                 answered(&mut record, StatusCode::OK, End::Complete);
                 drop(record);
                 self.inside(wire, read, protocol, Scheme::HTTP, &endpoint, lease).await;
             }
-            Protocol::Tls => {
-                let wire = Rewound::new(wire, read);
-                match self.interceptor.accept(wire, &endpoint.host).await {
-                    Ok(tls) => {
-                        answered(&mut record, StatusCode::OK, End::Complete);
-                        drop(record);
-                        let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-                        let protocol = if h2 { Protocol::Http2 } else { Protocol::Http1 };
-                        self.inside(Box::new(tls), Vec::new(), protocol, Scheme::HTTPS, &endpoint, lease).await;
-                    }
-                    Err(error) => {
-                        tracing::info!(host = %endpoint.host, %error, "no TLS with a client in the name of this host");
-                    }
-                }
-            }
+            Protocol::Tls => self.end_tls(wire, read, endpoint, lease, record).await,
         }
+    }
+
+    /// Ends the client's TLS here and serves what is inside, or carries it as it is where that is not ours to do.
+    async fn end_tls(
+        self: Arc<Self>,
+        mut wire: Box<dyn Wire>,
+        read: Vec<u8>,
+        endpoint: Endpoint,
+        lease: Arc<Lease>,
+        mut record: Option<Record>,
+    ) {
+        let (hello, read) = match ClientHello::read(&mut *wire, read).await {
+            Ok(read) => read,
+            Err(error) => return tracing::debug!(host = %endpoint.host, %error, "no TLS hello came from a client"),
+        };
+        if !hello.is_some_and(|hello| hello.is_answerable(&endpoint.host)) {
+            return match self.http_for(&lease).dial(&endpoint.host, endpoint.port).await {
+                Ok(server) => self.carry(wire, read, server, &mut record).await,
+                Err(_) => wire.abort(),
+            };
+        }
+        let mut tls = match self.interceptor.accept(Rewound::new(wire, read), &endpoint.host).await {
+            Ok(tls) => tls,
+            Err(error) => {
+                return tracing::info!(
+                    host = %endpoint.host, %error,
+                    "the TLS handshake with a client failed: if it does not trust our CA, install ca.pem there"
+                );
+            }
+        };
+        let agreed = tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        let (protocol, read) = match agreed.as_deref() {
+            Some(b"http/1.1") => (Protocol::Http1, Vec::new()),
+            Some(_) => detect(&mut tls, Vec::new(), self.config().first_byte_from_client).await,
+            None => detect(&mut tls, Vec::new(), self.config().detect_timeout).await,
+        };
+        match protocol {
+            Protocol::Http1 | Protocol::Http2 => {
+                answered(&mut record, StatusCode::OK, End::Complete);
+                drop(record);
+                self.inside(Box::new(tls), read, protocol, Scheme::HTTPS, &endpoint, lease).await;
+            }
+            Protocol::Closed => {}
+            // It has said that it speaks HTTP/2.
+            _ if agreed.is_some() => tls.abort(),
+            // Another protocol in TLS, whose server may have to speak first.
+            _ => match self.http_for(&lease).dial_tls(&endpoint.host, endpoint.port).await {
+                Ok(server) => self.carry(Box::new(tls), read, server, &mut record).await,
+                Err(_) => tls.abort(),
+            },
+        }
+    }
+
+    /// How a client that looks inside is connected to its server after all.
+    fn http_for(&self, lease: &Lease) -> &HttpClient {
+        if lease.remote { self.http.for_others() } else { &self.http }
     }
 
     async fn inside(
@@ -132,10 +183,14 @@ impl Inner {
     }
 
     /// Carries bytes between the two until both are done. What breaks one end breaks the other.
-    async fn carry(&self, mut wire: Box<dyn Wire>, read: Vec<u8>, mut server: TcpStream, record: &mut Option<Record>) {
+    async fn carry<S: Wire>(&self, mut wire: Box<dyn Wire>, read: Vec<u8>, mut server: S, record: &mut Option<Record>) {
         let down = AtomicU64::new(0);
-        let ended = match server.write_all(&read).await {
-            Ok(()) => pipe(&mut wire, &mut server, self.config().idle, self.drain.draining(), &down).await,
+        let sent = async {
+            server.write_all(&read).await?;
+            server.flush().await
+        };
+        let ended = match sent.await {
+            Ok(()) => pipe(&mut wire, &mut server, self.config().tunnel_idle, self.drain.draining(), &down).await,
             Err(error) => Err(error),
         };
         let end = if ended.is_ok() { End::Complete } else { End::Broken };
@@ -171,7 +226,7 @@ fn established() -> Response<Body> {
 }
 
 /// The client's connection once our answer is on it, and what was read of it already.
-async fn taken_over(client: OnUpgrade) -> Option<(Box<dyn Wire>, Vec<u8>)> {
+pub(super) async fn taken_over(client: OnUpgrade) -> Option<(Box<dyn Wire>, Vec<u8>)> {
     let upgraded = client.await.inspect_err(|error| tracing::debug!(%error, "a tunnel's client left")).ok()?;
     Some(match upgraded.downcast::<TokioIo<Gate>>() {
         Ok(parts) => {

@@ -3,6 +3,7 @@
 
 mod clients;
 mod dfget;
+mod exact;
 mod faults;
 mod harness;
 mod https;
@@ -13,4 +14,5 @@ mod pull;
 mod requests;
 mod secrets;
 mod startup;
+mod strict;
 mod swarm;

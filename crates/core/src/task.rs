@@ -8,22 +8,32 @@ use crate::id::TaskId;
 /// What an origin says of the version of a mutable URL's content (RFC 9110, 8.8).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Validators {
-    /// The `ETag` as sent, with its quotes; never a weak one.
+    /// The `ETag` as sent, with its quotes. A weak one tells versions apart, but does not name one: contents that share
+    /// it may differ in their bytes.
     pub etag: Option<String>,
     /// The `Last-Modified` as sent.
     pub last_modified: Option<String>,
 }
 
+/// What a weak entity tag begins with.
+const WEAK: &str = "W/";
+
 impl Validators {
-    /// Whether there is anything to tell two versions apart by.
-    pub const fn is_strong(&self) -> bool {
-        self.etag.is_some() || self.last_modified.is_some()
+    /// The entity tag that names one version byte for byte.
+    pub fn strong_etag(&self) -> Option<&str> {
+        self.etag.as_deref().filter(|tag| !tag.starts_with(WEAK))
     }
 
-    /// Whether content with validators `other` is the same version as far as both say anything.
+    /// Whether they name one version.
+    pub fn is_strong(&self) -> bool {
+        self.strong_etag().is_some() || self.last_modified.is_some()
+    }
+
+    /// Whether content with validators `other` is the same version as far as both say anything. That a tag is weak for
+    /// one and strong for the other makes no version (RFC 9110, 8.8.3.2).
     pub fn agrees_with(&self, other: &Self) -> bool {
         let same = |a: &Option<String>, b: &Option<String>| match (a, b) {
-            (Some(a), Some(b)) => a == b,
+            (Some(a), Some(b)) => a.trim_start_matches(WEAK) == b.trim_start_matches(WEAK),
             _ => true,
         };
         same(&self.etag, &other.etag) && same(&self.last_modified, &other.last_modified)
@@ -268,5 +278,11 @@ mod tests {
         assert!(!v(Some("a"), Some("d")).agrees_with(&v(Some("b"), Some("d"))));
         assert!(!v(None, Some("d")).agrees_with(&v(None, Some("e"))));
         assert!(!v(None, None).is_strong());
+        assert!(v(Some("W/\"a\""), None).agrees_with(&v(Some("\"a\""), None)));
+        assert!(!v(Some("W/\"a\""), Some("d")).agrees_with(&v(Some("W/\"b\""), Some("d"))));
+        assert!(!v(Some("W/\"a\""), None).is_strong());
+        assert!(v(Some("W/\"a\""), Some("d")).is_strong());
+        assert_eq!(v(Some("W/\"a\""), None).strong_etag(), None);
+        assert_eq!(v(Some("\"a\""), None).strong_etag(), Some("\"a\""));
     }
 }

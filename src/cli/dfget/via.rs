@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::args::Order;
-use crate::net::{BoxError, HttpClient};
+use crate::net::{BoxError, HttpClient, ResponseBody};
 
 /// How long connecting to the daemon may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -70,7 +70,7 @@ impl Via {
     }
 
     /// The origin's answer to a GET of the order's URL, redirects followed: 200, or 206 where a range was asked for.
-    pub(super) async fn get(&self, order: &Order) -> Result<Response<Incoming>, Fault> {
+    pub(super) async fn get(&self, order: &Order) -> Result<Response<ResponseBody>, Fault> {
         let mut url = order.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.ask(order, &url).await?;
@@ -83,11 +83,14 @@ impl Via {
         Err(Fault::fatal(format_args!("more than {MAX_REDIRECTS} redirects")))
     }
 
-    async fn ask(&self, order: &Order, url: &Url) -> Result<Response<Incoming>, Fault> {
+    async fn ask(&self, order: &Order, url: &Url) -> Result<Response<ResponseBody>, Fault> {
         let request = self.request(order, url).map_err(Fault::fatal)?;
         let answer = async {
             match self {
-                Self::Daemon(path) => through(path, request).await.map_err(|error| Fault::Way(error.to_string())),
+                Self::Daemon(path) => {
+                    let response = through(path, request).await.map_err(|error| Fault::Way(error.to_string()))?;
+                    Ok(response.map(ResponseBody::from))
+                }
                 Self::Direct(client) => {
                     let request = request.map(|body| body.map_err(|never| match never {}).boxed_unsync());
                     client.send(request).await.map_err(Fault::fatal)

@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
+use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -83,7 +85,7 @@ fn get(url: String) -> Request<Body> {
     Request::get(url).body(empty_body()).unwrap()
 }
 
-async fn text(response: Response<Incoming>) -> String {
+async fn text(response: Response<ResponseBody>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
@@ -212,4 +214,198 @@ fn the_authority_is_written_as_the_host_writes_it() {
         let agreed = agree(&mut parts).then(|| parts.uri.to_string());
         assert_eq!(agreed.as_deref(), becomes, "{uri} {host:?}");
     }
+}
+
+/// Reads one head off a connection; `None` at its end.
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.ok()?;
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).ok()
+}
+
+/// An origin that answers on each connection as `script` says for its number and the number of the request on it; an
+/// empty answer ends the connection. Tells which connection each request came on.
+async fn scripted(
+    script: fn(usize, usize) -> &'static str,
+) -> (SocketAddr, Arc<std::sync::Mutex<Vec<(usize, String)>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = seen.clone();
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let log = log.clone();
+            tokio::spawn(async move {
+                for request in 0.. {
+                    let Some(head) = read_head(&mut stream).await else { return };
+                    log.lock().unwrap().push((connection, head));
+                    match script(connection, request) {
+                        "" => return,
+                        answer => stream.write_all(answer.as_bytes()).await.unwrap(),
+                    }
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+fn ask(method: Method, address: SocketAddr, body: &'static str) -> Request<Body> {
+    let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+    Request::builder().method(method).uri(format!("http://{address}/")).body(body).unwrap()
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn a_kept_connection_that_ends_behind_the_request_costs_nothing() {
+    // Every connection takes a second request and ends without a word.
+    let (address, seen) = scripted(|_, request| if request == 0 { OK } else { "" }).await;
+    let client = client(Vec::new());
+    for _ in 0..5 {
+        assert_eq!(text(client.send(get(format!("http://{address}/"))).await.unwrap()).await, "ok");
+    }
+    assert!(seen.lock().unwrap().len() > 5, "connections were tried again");
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_not_sent_again() {
+    let (address, seen) = scripted(|_, request| if request == 0 { OK } else { "" }).await;
+    let client = client(Vec::new());
+    for (method, body) in [(Method::POST, "x"), (Method::POST, ""), (Method::PUT, "x"), (Method::PATCH, "")] {
+        assert_eq!(text(client.send(get(format!("http://{address}/"))).await.unwrap()).await, "ok");
+        let response = client.send(ask(method, address, body)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        drop(response);
+    }
+    let seen = seen.lock().unwrap();
+    let posts: Vec<usize> = seen.iter().filter(|(_, head)| !head.starts_with("GET")).map(|(on, _)| *on).collect();
+    assert_eq!(posts.len(), 4, "each was sent once");
+    for on in posts {
+        assert_eq!(seen.iter().find(|(own, _)| *own == on).map(|(_, head)| head.starts_with("GET")), Some(false));
+    }
+}
+
+#[tokio::test]
+async fn a_fresh_connection_that_ends_is_an_error() {
+    let (address, seen) = scripted(|_, _| "").await;
+    client(Vec::new()).send(get(format!("http://{address}/"))).await.unwrap_err();
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn bytes_behind_an_answer_are_nobodys_answer() {
+    let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+        "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+    ] {
+        for late in [0, 10] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(async move {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(async move {
+                        let Some(head) = read_head(&mut stream).await else { return };
+                        if head.contains("x-bad") {
+                            let now = if late == 0 { answer } else { answer.strip_suffix(evil).unwrap() };
+                            stream.write_all(now.as_bytes()).await.unwrap();
+                            tokio::time::sleep(Duration::from_millis(late)).await;
+                            stream.write_all(&answer.as_bytes()[now.len()..]).await.unwrap();
+                        } else {
+                            stream.write_all(OK.as_bytes()).await.unwrap();
+                        }
+                        while read_head(&mut stream).await.is_some() {
+                            stream.write_all(OK.as_bytes()).await.unwrap();
+                        }
+                    });
+                }
+            });
+            let client = client(Vec::new());
+            for _ in 0..20 {
+                let method = if answer.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 4") { "HEAD" } else { "GET" };
+                let bad = Request::builder().method(method).uri(format!("http://{address}/")).header("x-bad", "1");
+                let bad = client.send(bad.body(empty_body()).unwrap()).await.unwrap();
+                let has_body = !bad.body().is_end_stream();
+                let _ = bad.into_body().collect().await;
+                if late > 0 && has_body {
+                    // Too late to be told from an answer, were the next request on its way already.
+                    tokio::time::sleep(Duration::from_millis(2 * late)).await;
+                }
+                assert_eq!(text(client.send(get(format!("http://{address}/"))).await.unwrap()).await, "ok");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_answer_has_no_length() {
+    let (address, _) = scripted(
+        |_, _| "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n",
+    )
+    .await;
+    let response = client(Vec::new()).send(get(format!("http://{address}/"))).await.unwrap();
+    assert!(!response.headers().contains_key(CONTENT_LENGTH));
+    assert_eq!(text(response).await, "0123456789");
+}
+
+#[tokio::test]
+async fn lengths_that_agree_are_one() {
+    for lines in ["Content-Length: 2, 2", "Content-Length: 2\r\nContent-Length: 2"] {
+        let answer: &'static str = format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\nok").leak();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let response = client(Vec::new()).send(get(format!("http://{address}/"))).await.unwrap();
+        assert_eq!(response.headers().get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["2"]);
+        assert_eq!(text(response).await, "ok");
+    }
+}
+
+#[tokio::test]
+async fn an_authenticated_connection_is_its_clients() {
+    let (address, seen) = scripted(|_, _| OK).await;
+    let client = client(Vec::new());
+    let mine = ClientConnection::default();
+    let send = |own: Option<&ClientConnection>, authorization: Option<&str>| {
+        let mut request = get(format!("http://{address}/"));
+        if let Some(value) = authorization {
+            request.headers_mut().insert("authorization", value.parse().unwrap());
+        }
+        if let Some(own) = own {
+            request.extensions_mut().insert(own.clone());
+        }
+        let client = client.clone();
+        async move { text(client.send(request).await.unwrap()).await }
+    };
+    for (own, authorization) in [
+        (None, None),
+        (Some(&mine), Some("NTLM TlRMTVNTUAAB")),
+        (None, None),
+        (Some(&ClientConnection::default()), None),
+        (Some(&mine), None),
+        (None, Some("Negotiate YII")),
+        (None, None),
+    ] {
+        send(own, authorization).await;
+        // The connection goes back in a task of its own.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(mine.is_authenticated());
+    let on: Vec<usize> = seen.lock().unwrap().iter().map(|(on, _)| *on).collect();
+    assert_eq!(on[1], on[4], "it goes on where it was authenticated");
+    let others = [on[0], on[2], on[3], on[6]];
+    assert!(!others[1..].contains(&on[1]) && on[6] != on[5], "nobody else does: {on:?}");
 }

@@ -109,7 +109,7 @@ async fn plain_http_and_anything_else_go_through_an_intercepted_tunnel_too() {
         .unwrap();
     let mut answer = String::new();
     tokio::time::timeout(HANG, client.read_to_string(&mut answer)).await.unwrap().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("via: 1.1 test"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Via: 1.1 test"), "{answer}");
     assert!(seen.lock().unwrap().concat().starts_with("GET /p HTTP/1.1\r\n"));
 
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -74,7 +74,7 @@ async fn a_blob_that_does_not_have_its_digest_never_arrives_whole() {
     let head = format!("GET /v2/x/blobs/{digest}?ns={registry} HTTP/1.1\r\nHost: a\r\n\r\n");
     client.write_all(head.as_bytes()).await.unwrap();
     let head = read_head(&mut client).await;
-    assert!(head.contains(&format!("content-length: {LENGTH}")), "{head}");
+    assert!(head.contains(&format!("Content-Length: {LENGTH}")), "{head}");
     let mut got = Vec::new();
     let end = tokio::time::timeout(HANG, client.read_to_end(&mut got)).await.unwrap();
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
