@@ -14,14 +14,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request};
 use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
 
 use super::headers::is_credential;
 use super::metrics::Metrics;
 use super::route::Target;
-use crate::net::{HttpClient, NetError, empty_body};
+use crate::net::{ClientConnection, HttpClient, NetError, empty_body};
 
 /// Answers that are kept; the least used goes first.
 const MAX_VERDICTS: u64 = 65_536;
@@ -56,19 +56,22 @@ impl Authorizer {
     }
 
     /// The key of a question about what `target` names.
-    pub(super) fn key(&self, headers: &HeaderMap, target: &Target) -> VerdictKey {
+    pub(super) fn key(&self, parts: &request::Parts, target: &Target) -> VerdictKey {
         let mut hasher = Sha256::new();
         let mut add = |part: &[u8]| {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part);
         };
         add(&self.secret);
+        // Clients on other hosts may not ask every server.
+        let remote = parts.extensions.get::<ClientConnection>().is_some_and(ClientConnection::is_remote);
+        add(&[u8::from(remote)]);
         // The path has repository and digest in it.
         add(target.uri.scheme_str().unwrap_or_default().as_bytes());
         add(target.uri.authority().map_or("", |authority| authority.as_str()).to_ascii_lowercase().as_bytes());
         add(target.uri.path().as_bytes());
         add(target.uri.query().unwrap_or_default().as_bytes());
-        let mut credentials: Vec<_> = headers.iter().filter(|(name, _)| is_credential(name)).collect();
+        let mut credentials: Vec<_> = parts.headers.iter().filter(|(name, _)| is_credential(name)).collect();
         credentials.sort_by(|a, b| (a.0.as_str(), a.1.as_bytes()).cmp(&(b.0.as_str(), b.1.as_bytes())));
         for (name, value) in credentials {
             add(name.as_str().as_bytes());
@@ -147,10 +150,11 @@ mod tests {
     fn only_the_same_caller_for_the_same_content_has_the_same_key() {
         let authorizer = Authorizer::new(Duration::from_secs(60), Metrics::default());
         let key = |uri: &str, lines: &[(&'static str, &'static str)]| {
-            let headers = lines
-                .iter()
-                .map(|&(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
-            authorizer.key(&headers.collect(), &target(uri))
+            let mut request = Request::new(());
+            for &(name, value) in lines {
+                request.headers_mut().append(name, HeaderValue::from_static(value));
+            }
+            authorizer.key(&request.into_parts().0, &target(uri))
         };
         let one = key("https://r/v2/a/blobs/x", &[("authorization", "Bearer 1"), ("cookie", "c")]);
         assert_eq!(

@@ -125,12 +125,12 @@ impl Inner {
         if public() {
             return Ok(true);
         }
-        let key = self.authorizer.key(&parts.headers, target);
+        let key = self.authorizer.key(parts, target);
         let mut headers = outbound(parts, target, &self.config().id);
-        if let Some(token) = self.token_for_anybody(&parts.headers, target).await {
+        if let Some(token) = self.token_for_anybody(parts, target).await {
             headers.insert(header::AUTHORIZATION, token);
         }
-        match self.authorizer.ask(&self.http, key, target, headers).await {
+        match self.authorizer.ask(self.client_for(parts), key, target, headers).await {
             Ok(()) => Ok(true),
             Err(Denied::Registry) => Ok(false),
             Err(Denied::Unreachable(error)) => Err(Fault::from(&error)),
@@ -209,7 +209,7 @@ impl Inner {
         if let Some(digest) = named.or_else(said).filter(|digest: &Digest| digest.is_of(&kept.body)) {
             self.manifests.by_digest.insert(digest, stored.clone()).await;
             if named.is_some() {
-                self.authorizer.admit(self.authorizer.key(&parts.headers, target)).await;
+                self.authorizer.admit(self.authorizer.key(parts, target)).await;
             }
         }
         if named.is_none() {

@@ -169,7 +169,7 @@ impl Inner {
         let tag = format!("\"{digest}\"");
         let named = parts.headers.get(header::IF_RANGE).is_none_or(|named| named.as_bytes() == tag.as_bytes());
         let wish = if named { wish(&parts.headers) } else { RangeWish::Whole };
-        let mut token = self.token_for_anybody(&parts.headers, &target).await;
+        let mut token = self.token_for_anybody(&parts, &target).await;
         loop {
             let spec = self.blob_spec(&request, digest, token.clone());
             match self.serve_task(&request, spec, wish, None, record).await {
@@ -177,7 +177,7 @@ impl Inner {
                 Err(Fallback::Fault(fault)) => return Err(fault),
                 Err(Fallback::Challenged(answer)) => {
                     // A token that was remembered may have expired; a second one from the challenge does not help.
-                    let new = self.token_by_challenge(&target, &answer.headers).await;
+                    let new = self.token_by_challenge(&parts, &target, &answer.headers).await;
                     if new.is_none() || new == token {
                         note(record, Bypass::Status);
                         return Ok(self.untouched(answer, &target));
@@ -395,11 +395,11 @@ impl Inner {
         if self.tasks.audience(&task) == Some(Audience::Public) {
             return Ok(());
         }
-        let key = self.authorizer.key(&request.parts.headers, request.target);
+        let key = self.authorizer.key(request.parts, request.target);
         if admission.cookies().is_some() {
             self.authorizer.admit(key).await;
         } else {
-            match self.authorizer.ask(&self.http, key, request.target, asked_with).await {
+            match self.authorizer.ask(self.client_for(request.parts), key, request.target, asked_with).await {
                 Ok(()) => {}
                 Err(Denied::Registry) => return Err(Fallback::Direct(Bypass::Credentials)),
                 Err(Denied::Unreachable(error)) => return Err(Fallback::Fault(Fault::from(&error))),

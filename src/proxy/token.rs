@@ -13,7 +13,7 @@ use super::forward::{Answer, outbound};
 use super::handler::Inner;
 use super::headers::has_credentials;
 use super::route::{TOKEN_PATH, Target, named_host};
-use crate::net::{Body, spoken_scheme};
+use crate::net::{Body, ClientConnection, HttpClient, spoken_scheme};
 use crate::registry::{
     API_VERSION, API_VERSION_HEADER, Bearer, Challenge, OwnToken, Registry, Resource, TokenAnswer, TokenError,
     TokenRequest,
@@ -53,7 +53,7 @@ impl Inner {
             return Ok(own_token("", credentials));
         };
         let ping = registry.url("/v2/", None).map_err(|error| Fault::malformed(error.to_string()))?;
-        match self.challenge_of(&ping).await? {
+        match self.challenge_of(parts, &ping).await? {
             None => Ok(own_token(registry.authority(), None)),
             Some(Challenge::Basic) => Ok(own_token(registry.authority(), credentials)),
             Some(Challenge::Bearer(bearer)) => {
@@ -65,7 +65,7 @@ impl Inner {
                     self.refuse_downgrade(&ping, &question.uri)?;
                     question.headers.insert(header::AUTHORIZATION, credentials);
                 }
-                Ok(answered(self.tokens.fetch(&self.http, question).await)?)
+                Ok(answered(self.tokens.fetch(self.client_for(parts), question).await)?)
             }
         }
     }
@@ -91,10 +91,11 @@ impl Inner {
     }
 
     /// What a registry asks of callers, as it says at `ping`. Its answer is kept for some minutes.
-    async fn challenge_of(&self, ping: &Uri) -> Result<Option<Challenge>, Fault> {
+    async fn challenge_of(&self, asker: &request::Parts, ping: &Uri) -> Result<Option<Challenge>, Fault> {
         let ask = async {
             let (mut parts, ()) = http::Request::new(()).into_parts();
             parts.uri = ping.clone();
+            parts.extensions = asker.extensions.clone();
             let target = Target { uri: ping.clone(), mirror: None, keep_host: false };
             let headers = outbound(&parts, &target, &self.config().id);
             let answer = self.fetch(&parts, headers, &target).await?;
@@ -126,7 +127,7 @@ impl Inner {
     /// anybody may have, it is sent with one.
     pub(super) async fn fetch_for_anybody(&self, parts: &request::Parts, target: &Target) -> Result<Answer, Fault> {
         let mut headers = outbound(parts, target, &self.config().id);
-        let token = self.token_for_anybody(&parts.headers, target).await;
+        let token = self.token_for_anybody(parts, target).await;
         if let Some(token) = &token {
             headers.insert(header::AUTHORIZATION, token.clone());
         }
@@ -134,13 +135,18 @@ impl Inner {
         self.learn(target, &answer);
         let wants_token = answer.status() == StatusCode::UNAUTHORIZED && serves_anybody(&parts.headers, target);
         if wants_token
-            && let Some(new) = self.token_by_challenge(target, answer.headers()).await
+            && let Some(new) = self.token_by_challenge(parts, target, answer.headers()).await
             && Some(&new) != token.as_ref()
         {
             headers.insert(header::AUTHORIZATION, new);
             return self.fetch(parts, headers, target).await;
         }
         Ok(answer)
+    }
+
+    /// The HTTP client that reaches what this request's client may reach.
+    pub(super) fn client_for(&self, parts: &request::Parts) -> &HttpClient {
+        self.http.on_behalf_of(parts.extensions.get::<ClientConnection>())
     }
 
     /// Notes the authorisation service that a registry's answer names.
@@ -154,23 +160,28 @@ impl Inner {
     }
 
     /// The token for a mirrored registry that anybody may have, where one was needed before.
-    pub(super) async fn token_for_anybody(&self, headers: &HeaderMap, target: &Target) -> Option<HeaderValue> {
-        if !serves_anybody(headers, target) {
+    pub(super) async fn token_for_anybody(&self, parts: &request::Parts, target: &Target) -> Option<HeaderValue> {
+        if !serves_anybody(&parts.headers, target) {
             return None;
         }
         let url = self.tokens.remembered(&repository(target)?)?;
-        self.tokens.fetch(&self.http, TokenRequest::anonymous(url)).await.ok()?.authorization()
+        self.tokens.fetch(self.client_for(parts), TokenRequest::anonymous(url)).await.ok()?.authorization()
     }
 
     /// The token that a registry's challenge says that anybody may have; `None` where there is none.
-    pub(super) async fn token_by_challenge(&self, target: &Target, answer: &HeaderMap) -> Option<HeaderValue> {
+    pub(super) async fn token_by_challenge(
+        &self,
+        parts: &request::Parts,
+        target: &Target,
+        answer: &HeaderMap,
+    ) -> Option<HeaderValue> {
         let Some(Challenge::Bearer(bearer)) = Challenge::find(answer) else { return None };
         let own = match &bearer {
             Bearer { scope: Some(_), .. } => Vec::new(),
             _ => vec![format!("repository:{}:pull", Resource::parse(target.uri.path())?.repository()?)],
         };
         let url = bearer.token_url(&target.uri, &own)?;
-        let answer = self.tokens.fetch(&self.http, TokenRequest::anonymous(url.clone())).await;
+        let answer = self.tokens.fetch(self.client_for(parts), TokenRequest::anonymous(url.clone())).await;
         if let Err(error) = &answer {
             tracing::info!(host = target.uri.host(), %error, "a registry's token for anybody could not be had");
         }
@@ -199,7 +210,7 @@ impl Inner {
         headers.remove(header::CONTENT_LENGTH);
         let question =
             TokenRequest { method: parts.method.clone(), uri: target.uri.clone(), headers, body: body.to_bytes() };
-        match self.tokens.fetch(&self.http, question).await {
+        match self.tokens.fetch(self.client_for(parts), question).await {
             Ok(answer) | Err(TokenError::Answer(answer)) => Ok(self.passed_token(&answer, target)),
             Err(error) => Err(fault(error)),
         }
