@@ -10,6 +10,7 @@ mod lies;
 mod mirror;
 mod origin_itself;
 mod pull;
+mod registry_itself;
 mod requests;
 mod secrets;
 mod startup;

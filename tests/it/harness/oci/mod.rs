@@ -1,0 +1,234 @@
+//! A registry of the tests' own: the OCI distribution protocol, pull and push, with the kinds of access that real
+//! registries have, and counters of all that it was asked for.
+//!
+//! Up to three servers belong to one registry, as in the field: the registry itself, the token endpoint, and the store
+//! that blobs are fetched from with signed URLs.
+
+mod access;
+mod answer;
+mod content;
+mod serve;
+mod state;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+pub(crate) use state::{Kind, Knobs, Seen, TokenEndpoint};
+
+use super::image::MANIFEST;
+use super::{Authority, Image, block_on, spawn};
+use state::{Places, State};
+
+/// The registry's name in challenges. Its comma is meant: a parser that splits at commas asks for another service.
+pub(crate) const SERVICE: &str = "registry.test, the tests' own";
+
+/// Who may pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Anybody, without a word.
+    Open,
+    /// Anybody with a token, which anybody gets; pushing wants a user.
+    AnonymousToken,
+    /// Users, by name and password at each request.
+    Basic,
+    /// Users, with a token that they get for their password.
+    UserToken,
+}
+
+/// A registry to be started.
+#[derive(Clone)]
+pub(crate) struct RegistryPlan {
+    access: Access,
+    host: IpAddr,
+    store_host: Option<IpAddr>,
+    token_port: bool,
+    relative: bool,
+    client_certificate: bool,
+    authority: Option<Arc<Authority>>,
+}
+
+impl RegistryPlan {
+    /// Speaks TLS, with certificates of this authority.
+    pub(crate) fn tls(mut self, authority: &Arc<Authority>) -> Self {
+        self.authority = Some(Arc::clone(authority));
+        self
+    }
+
+    /// Answers only clients that show a certificate of its own authority; others get 403.
+    pub(crate) fn client_certificate(mut self) -> Self {
+        self.client_certificate = true;
+        self
+    }
+
+    /// The token endpoint has a port of its own.
+    pub(crate) fn token_port(mut self) -> Self {
+        self.token_port = true;
+        self
+    }
+
+    /// Blobs are behind signed URLs on this other host.
+    pub(crate) fn store(mut self, host: IpAddr) -> Self {
+        self.store_host = Some(host);
+        self
+    }
+
+    /// Its URLs are relative: of uploads, of blobs, of the next page.
+    pub(crate) fn relative(mut self) -> Self {
+        self.relative = true;
+        self
+    }
+
+    pub(crate) fn start(self) -> TestRegistry {
+        let listen = |host: IpAddr| block_on(TcpListener::bind((host, 0))).expect("a free port");
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        let registry = listen(self.host);
+        let token = self.token_port.then(|| listen(self.host));
+        let store = self.store_host.map(listen);
+        let authority = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
+        let places = Places {
+            scheme,
+            registry: authority(&registry),
+            token: authority(token.as_ref().unwrap_or(&registry)),
+            store: store.as_ref().map(authority),
+        };
+        let state = State::new(self.access, self.relative, self.client_certificate, places);
+        let state = Arc::new(state);
+        let tls = self.authority.as_ref().map(|authority| {
+            let names = [self.host.to_string(), "localhost".to_owned()].into_iter();
+            let names = names.chain(self.store_host.map(|host| host.to_string())).collect();
+            authority.server_config_for(names, self.client_certificate).into()
+        });
+        let servers = [Some(registry), token, store].into_iter().flatten();
+        let servers = servers.map(|listener| spawn(serve::accept(listener, tls.clone(), Arc::clone(&state)))).collect();
+        TestRegistry { state, servers }
+    }
+}
+
+/// A running registry.
+pub(crate) struct TestRegistry {
+    state: Arc<State>,
+    servers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl TestRegistry {
+    pub(crate) fn plan(access: Access) -> RegistryPlan {
+        RegistryPlan {
+            access,
+            host: IpAddr::from([127, 0, 0, 1]),
+            store_host: None,
+            token_port: false,
+            relative: false,
+            client_certificate: false,
+            authority: None,
+        }
+    }
+
+    /// `HOST:PORT`.
+    pub(crate) fn authority(&self) -> &str {
+        &self.state.places.registry
+    }
+
+    /// The URL of a path of the registry.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}://{}{path}", self.state.places.scheme, self.state.places.registry)
+    }
+
+    /// `HOST:PORT` of the store behind the signed URLs.
+    pub(crate) fn store_authority(&self) -> &str {
+        self.state.places.store.as_deref().expect("a registry with a store")
+    }
+
+    /// Where tokens are given out.
+    pub(crate) fn token_url(&self) -> String {
+        self.state.token_url()
+    }
+
+    /// Makes an image known, as if it had been pushed.
+    pub(crate) fn publish(&self, image: &Image, repository: &str, tag: &str) {
+        let mut store = self.state.store();
+        for blob in [&image.layer, &image.config] {
+            store.put_blob(repository, blob.clone());
+        }
+        store.put_manifest(repository, tag, MANIFEST, image.manifest.clone());
+    }
+
+    /// Lets a user in, by this password.
+    pub(crate) fn allow(&self, user: &str, password: &str) {
+        self.state.store().users.insert(user.into(), password.into());
+    }
+
+    /// Takes back all that a user may do, with the tokens that he has.
+    pub(crate) fn revoke(&self, user: &str) {
+        let mut store = self.state.store();
+        store.users.remove(user);
+        store.tokens.retain(|_, token| token.user.as_deref() != Some(user));
+    }
+
+    /// The user is known, but may do nothing with this repository.
+    pub(crate) fn forbid(&self, user: &str, repository: &str) {
+        self.state.store().forbidden.insert((user.into(), repository.into()));
+    }
+
+    /// A token for pulling from a repository, as the token endpoint gives it to this user or to nobody.
+    pub(crate) fn token(&self, user: Option<&str>, repository: &str) -> String {
+        let mut store = self.state.store();
+        store.issue(user, vec![(repository.into(), vec!["pull".into()])], self.state.knobs().token_lifetime)
+    }
+
+    /// Ends the life of every token that was given out.
+    pub(crate) fn expire_tokens(&self) {
+        self.state.store().tokens.clear();
+    }
+
+    /// Ends the life of every signed URL that was given out.
+    pub(crate) fn expire_signatures(&self) {
+        self.state.store().generation += 1;
+    }
+
+    /// Changes how it behaves.
+    pub(crate) fn turn(&self, change: impl FnOnce(&mut Knobs)) {
+        change(&mut self.state.knobs());
+    }
+
+    /// The requests so far.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.state.seen.lock().expect("no panic with the lock").clone()
+    }
+
+    /// Forgets the requests so far.
+    pub(crate) fn forget(&self) {
+        self.state.seen.lock().expect("no panic with the lock").clear();
+    }
+
+    /// How many requests of these kinds there were so far.
+    pub(crate) fn count(&self, kinds: &[Kind]) -> usize {
+        self.seen().iter().filter(|seen| kinds.contains(&seen.kind)).count()
+    }
+
+    /// Requests for tokens.
+    pub(crate) fn token_requests(&self) -> usize {
+        self.count(&[Kind::TokenGet, Kind::TokenPost])
+    }
+
+    /// The bytes of blobs that were sent so far, by the registry and by its store.
+    pub(crate) fn blob_bytes(&self) -> u64 {
+        let blobs = [Kind::BlobGet, Kind::StoreGet];
+        let sent = self.seen().into_iter().filter(|seen| blobs.contains(&seen.kind) && seen.status() < 300);
+        sent.map(|seen| seen.sent()).sum()
+    }
+
+    /// TLS handshakes that a client broke off: it does not trust the registry's authority.
+    pub(crate) fn broken_handshakes(&self) -> usize {
+        self.state.broken_handshakes.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl Drop for TestRegistry {
+    fn drop(&mut self) {
+        for server in &self.servers {
+            server.abort();
+        }
+    }
+}
