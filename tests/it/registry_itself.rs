@@ -4,33 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
 use crate::harness::{
-    Access, Answer, Ask, Asked, Authority, Ending, Gate, Image, MIB, SECRET, TestRegistry, TokenEndpoint, random,
+    Access, Answer, Ask, Asked, Authority, Ending, Gate, Image, MIB, SECRET, TestRegistry, TokenEndpoint, basic,
+    random, token_of,
 };
 
 const REPOSITORY: &str = "team/app";
 const USER: &str = "alice";
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-}
-
-/// The token of an answer of a token endpoint.
-fn token_of(answer: &Answer) -> String {
-    let json: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
-    let token = json.get("token").or(json.get("access_token")).and_then(|token| token.as_str());
-    format!("Bearer {}", token.expect("a token"))
-}
-
-/// Where a challenge sends to, with its parameters as a query.
-fn token_url(registry: &TestRegistry, scope: &str) -> String {
-    let mut url = url::Url::parse(&registry.token_url()).expect("a URL");
-    url.query_pairs_mut().append_pair("service", "registry.test, the tests' own").append_pair("scope", scope);
-    url.into()
-}
 
 fn start(access: Access, image: &Image) -> TestRegistry {
     let registry = TestRegistry::plan(access).start();
@@ -131,7 +111,7 @@ fn tokens_are_for_one_repository_and_end() {
         assert!(challenge.contains(&format!("scope=\"{scope}\"")), "{challenge}");
         assert!(challenge.starts_with(&format!("Bearer realm=\"{}\"", registry.token_url())), "{challenge}");
 
-        let ask = Ask::get(&token_url(&registry, &scope));
+        let ask = Ask::get(&registry.token_url_for(&scope));
         let anonymous = token_of(&ask.clone().send());
         let users = token_of(&ask.clone().header("Authorization", &basic(USER, SECRET)).send());
         assert_eq!(ask.clone().header("Authorization", &basic(USER, "wrong")).send().status, 401);
@@ -145,7 +125,7 @@ fn tokens_are_for_one_repository_and_end() {
         assert!(other.line("www-authenticate").contains("insufficient_scope"));
         let push = Ask::new("POST", &registry.url(&format!("/v2/{REPOSITORY}/blobs/uploads/")));
         assert_eq!(push.clone().header("Authorization", &users).send().status, 401);
-        let wider = Ask::get(&token_url(&registry, &format!("repository:{REPOSITORY}:pull,push")));
+        let wider = Ask::get(&registry.token_url_for(&format!("repository:{REPOSITORY}:pull,push")));
         let pusher = token_of(&wider.header("Authorization", &basic(USER, SECRET)).send());
         assert_eq!(push.header("Authorization", &pusher).send().status, 202);
 
@@ -236,7 +216,7 @@ fn a_client_certificate_is_asked_for() {
 fn it_misbehaves_on_command() {
     let image = Image::new(MIB, 808);
     let registry = start(Access::AnonymousToken, &image);
-    let url = token_url(&registry, "repository:team/app:pull");
+    let url = registry.token_url_for("repository:team/app:pull");
     registry.turn(|knobs| knobs.token_endpoint = TokenEndpoint::Html);
     assert_eq!(Ask::get(&url).send().line("content-type"), "text/html");
     registry.turn(|knobs| knobs.token_endpoint = TokenEndpoint::TooMany(7));

@@ -16,21 +16,25 @@ mod origin;
 mod pages;
 mod process;
 mod registry;
+mod tap;
 mod tls;
 mod tools;
 
 pub(crate) use client::{Answer, Ask, Ending};
-pub(crate) use content::{random, sha256_hex};
-pub(crate) use daemon::{Daemon, Scheduler, binary};
-pub(crate) use disk::{Mount, rot};
+pub(crate) use content::{contains, random, sha256_hex};
+pub(crate) use daemon::{Daemon, DaemonPlan, Scheduler, binary};
+pub(crate) use disk::{Mount, assert_nowhere, rot};
 pub(crate) use fleet::{Fleet, all};
 pub(crate) use image::{Image, digest};
 pub(crate) use liar::Liar;
-pub(crate) use oci::{Access, Kind as Asked, TestRegistry, TokenEndpoint};
+pub(crate) use oci::{
+    Access, Kind as Asked, Puller, Seen, TestRegistry, TokenEndpoint, ask_for_token, basic, token_of,
+};
 pub(crate) use origin::Origin;
 pub(crate) use pages::{Framing, Gate, Kind, Page};
 pub(crate) use process::Process;
 pub(crate) use registry::Registry;
+pub(crate) use tap::Tap;
 pub(crate) use tls::Authority;
 pub(crate) use tools::{Done, Tool, curl, run, skipped};
 

@@ -6,6 +6,7 @@
 
 mod access;
 mod answer;
+mod client;
 mod content;
 mod serve;
 mod state;
@@ -13,16 +14,32 @@ mod state;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::net::TcpListener;
 
+pub(crate) use client::{Puller, ask_for_token};
 pub(crate) use state::{Kind, Knobs, Seen, TokenEndpoint};
 
 use super::image::MANIFEST;
-use super::{Authority, Image, block_on, spawn};
+use super::{Answer, Authority, Image, block_on, spawn};
 use state::{Places, State};
 
 /// The registry's name in challenges. Its comma is meant: a parser that splits at commas asks for another service.
 pub(crate) const SERVICE: &str = "registry.test, the tests' own";
+
+/// A user and a password, for `Authorization`.
+pub(crate) fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// The token that a token endpoint has answered with, for `Authorization`.
+#[track_caller]
+pub(crate) fn token_of(answer: &Answer) -> String {
+    let json: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+    let token = json.get("token").or(json.get("access_token")).and_then(|token| token.as_str());
+    format!("Bearer {}", token.expect("a token"))
+}
 
 /// Who may pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +162,18 @@ impl TestRegistry {
         self.state.token_url()
     }
 
+    /// `HOST:PORT` of the token endpoint.
+    pub(crate) fn token_authority(&self) -> &str {
+        &self.state.places.token
+    }
+
+    /// Where a client is sent that wants to do this.
+    pub(crate) fn token_url_for(&self, scope: &str) -> String {
+        let mut url = url::Url::parse(&self.token_url()).expect("a URL");
+        url.query_pairs_mut().append_pair("service", SERVICE).append_pair("scope", scope);
+        url.into()
+    }
+
     /// Makes an image known, as if it had been pushed.
     pub(crate) fn publish(&self, image: &Image, repository: &str, tag: &str) {
         let mut store = self.state.store();
@@ -210,6 +239,11 @@ impl TestRegistry {
     /// Requests for tokens.
     pub(crate) fn token_requests(&self) -> usize {
         self.count(&[Kind::TokenGet, Kind::TokenPost])
+    }
+
+    /// The most requests for tokens that were being answered at the same time.
+    pub(crate) fn most_token_requests_at_once(&self) -> usize {
+        self.state.most_at_token.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     /// The bytes of blobs that were sent so far, by the registry and by its store.

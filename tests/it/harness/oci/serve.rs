@@ -96,8 +96,15 @@ async fn answer(
     let mut answer = if state.client_certificate && !has_certificate {
         error(StatusCode::FORBIDDEN, "DENIED", "no required certificate was sent")
     } else if is_token {
-        access::token_endpoint(&asked, &state, &knobs).await?
+        let at_once = state.at_token.fetch_add(1, Ordering::SeqCst) + 1;
+        state.most_at_token.fetch_max(at_once, Ordering::SeqCst);
+        let answer = access::token_endpoint(&asked, &state, &knobs).await;
+        state.at_token.fetch_sub(1, Ordering::SeqCst);
+        answer?
     } else {
+        if let (Kind::ManifestGet | Kind::ManifestHead, Some(gate)) = (kind, &knobs.manifest_gate) {
+            gate.pass(0).await;
+        }
         content::answer(&asked, &state, &knobs)
     };
     for (name, value) in &knobs.headers {

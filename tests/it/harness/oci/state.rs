@@ -73,7 +73,7 @@ pub(crate) enum TokenEndpoint {
 #[derive(Clone, Debug)]
 pub(crate) struct Knobs {
     pub(crate) token_endpoint: TokenEndpoint,
-    /// Holds back the token endpoint's answers: as many as the gate lets through are given.
+    /// Holds back the token endpoint's answers.
     pub(crate) token_gate: Option<Gate>,
     pub(crate) token_lifetime: Duration,
     /// The challenge's realm, in place of the true one.
@@ -82,6 +82,8 @@ pub(crate) struct Knobs {
     pub(crate) odd_challenge: bool,
     /// Headers of each answer with a blob.
     pub(crate) blob_headers: Vec<(String, String)>,
+    /// Holds back the answers with manifests.
+    pub(crate) manifest_gate: Option<Gate>,
     /// Headers of every answer.
     pub(crate) headers: Vec<(String, String)>,
     /// Sends of each blob only as much as the gate lets through.
@@ -103,6 +105,7 @@ impl Default for Knobs {
             realm: None,
             odd_challenge: false,
             blob_headers: Vec::new(),
+            manifest_gate: None,
             headers: Vec::new(),
             blob_gate: None,
             refuses_head: false,
@@ -129,6 +132,8 @@ pub(super) struct State {
     store: Mutex<Store>,
     pub(super) seen: Mutex<Vec<Seen>>,
     pub(super) broken_handshakes: AtomicUsize,
+    pub(super) at_token: AtomicUsize,
+    pub(super) most_at_token: AtomicUsize,
 }
 
 impl State {
@@ -142,6 +147,8 @@ impl State {
             store: Mutex::default(),
             seen: Mutex::default(),
             broken_handshakes: AtomicUsize::new(0),
+            at_token: AtomicUsize::new(0),
+            most_at_token: AtomicUsize::new(0),
         }
     }
 
