@@ -7,6 +7,7 @@ mod faults;
 mod harness;
 mod https;
 mod lies;
+mod matrix;
 mod mirror;
 mod origin_itself;
 mod private;

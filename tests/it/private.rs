@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::harness::{
-    Access, Answer, Ask, Asked, Authority, Daemon, Fleet, Gate, Image, MIB, SECRET, Seen, Tap, TestRegistry, all,
-    assert_nowhere, basic, token_of, wait_for,
+    Access, Answer, Ask, Asked, Authority, Daemon, Fleet, Gate, Image, MIB, Origin, Page, SECRET, Seen, Tap,
+    TestRegistry, all, assert_nowhere, basic, token_of, wait_for,
 };
 
 const REPOSITORY: &str = "team/app";
@@ -412,6 +412,66 @@ fn a_cookie_is_for_the_first_client_alone() {
         }
         for host in &fleet.hosts {
             assert_nowhere(SECRET, &host.data(""));
+        }
+    }
+}
+
+#[test]
+fn a_cookie_is_a_credential() {
+    let scene = Scene::new(Access::Open, 837);
+    let fleet = scene.fleet();
+    let ask = |host: usize, cookie: &str| scene.ask().via(fleet.hosts[host].proxy()).header("Cookie", cookie).send();
+    for (host, cookie) in [(0, "a=1"), (0, "a=1"), (0, "a=2"), (1, "a=1")] {
+        ask(host, cookie).assert_is(&scene.image.layer);
+    }
+    assert_eq!(scene.registry.blob_bytes(), scene.once());
+    let seen = scene.registry.seen();
+    let cookies: Vec<_> = seen.iter().map(|seen| (seen.kind, seen.all("cookie"))).collect();
+    assert_eq!(
+        cookies,
+        [(Asked::BlobGet, vec!["a=1"]), (Asked::BlobHead, vec!["a=2"]), (Asked::BlobHead, vec!["a=1"])],
+        "each caller is asked for, with its own cookie"
+    );
+}
+
+#[test]
+fn a_seed_is_not_sent_for_private_content() {
+    let scene = Scene::new(Access::UserToken, 838);
+    let scheduler = crate::harness::Scheduler::start();
+    let plan = |name: &str| Daemon::plan(name).scheduler(&scheduler).plain_upstream(scene.registry.authority());
+    // What others ask of a seed reaches its loopback only where that is allowed.
+    let seed = plan("s1").set("seedPeer.enable", true).set("proxy.allow[]", "127.0.0.1").start();
+    let host = plan("h1").start();
+    let credential = scene.credential(Access::UserToken);
+    scene.pull(&host, &credential).assert_is(&scene.image.layer);
+    assert_eq!(scene.registry.seen().len(), 1);
+    assert_eq!(scene.registry.seen()[0].all("authorization"), [credential]);
+    assert_eq!(seed.metric(&["seed_downloads"]), 0.0);
+}
+
+#[test]
+fn an_artefact_server_with_passwords_is_shared_by_rule() {
+    let origin = Origin::start();
+    let file = crate::harness::random(9 * MIB, 839);
+    let credential = basic(USER, SECRET);
+    origin.put("/artefacts/app", Page::file(file.clone()).authorization(&credential));
+    let rule = serde_json::json!({ "regex": "/artefacts/" });
+    for (with_rule, copies) in [(true, 1), (false, 3)] {
+        let fleet = Fleet::start_with(2, |plan| if with_rule { plan.set("proxy.rules[]", rule.clone()) } else { plan });
+        let before = origin.sent("/artefacts/app");
+        let ask = |host: usize| Ask::get(&origin.url("/artefacts/app")).via(fleet.hosts[host].proxy());
+        for host in [0, 0, 1] {
+            ask(host).header("Authorization", &credential).send().assert_is(&file);
+        }
+        let sent = origin.sent("/artefacts/app") - before;
+        let once = file.len() as u64;
+        assert!(sent >= copies * once && sent < copies * once + (64 << 10), "rule {with_rule}: {sent} bytes");
+        for host in [0, 1] {
+            for ask in [ask(host), ask(host).header("Authorization", &basic(USER, "wrong"))] {
+                let no = ask.send();
+                assert_eq!((no.status, &no.body[..]), (401, &b"who are you?\n"[..]), "rule {with_rule}");
+                assert_eq!(no.line("www-authenticate"), "Basic realm=\"test\"");
+            }
         }
     }
 }

@@ -144,12 +144,7 @@ fn tokens_are_for_one_repository_and_end() {
 fn a_form_with_a_password_gets_a_token_too() {
     let image = Image::new(MIB, 804);
     let registry = start(Access::UserToken, &image);
-    let form = |fields: &[(&str, &str)]| {
-        let mut text = url::form_urlencoded::Serializer::new(String::new());
-        text.append_pair("service", "registry.test, the tests' own").extend_pairs(fields);
-        let ask = Ask::new("POST", &registry.token_url()).body(&text.finish().into());
-        ask.header("Content-Type", "application/x-www-form-urlencoded").send()
-    };
+    let form = |fields: &[(&str, &str)]| registry.token_form(fields).send();
     let scope = ("scope", "repository:team/app:pull");
     let password =
         [("grant_type", "password"), ("username", USER), ("password", SECRET), ("access_type", "offline"), scope];

@@ -49,6 +49,67 @@ fn the_ping_sends_to_our_own_token_endpoint() {
 }
 
 #[test]
+fn logging_in_at_the_mirror_succeeds() {
+    let daemon = Daemon::plan("h1").start();
+    let ping = Ask::get(&format!("{}/v2/", base(&daemon)));
+    for query in ["account=alice&service=damselfly", "account=a&client_id=docker&offline_token=true&service=damselfly"]
+    {
+        // No registry is named yet: what the credentials are worth is seen later.
+        let token = Ask::get(&format!("{}/token?{query}", base(&daemon)));
+        let token = token_of(&token.header("Authorization", &basic(USER, SECRET)).send());
+        assert_eq!(ping.clone().header("Authorization", &token).send().status, 200);
+    }
+}
+
+#[test]
+fn a_registry_that_stands_in_the_query_has_clients_that_log_in_too() {
+    for access in ALL {
+        let image = Image::new(9 * MIB, 856);
+        let registry = registry(access, &image);
+        let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).start();
+        let what = [format!("manifests/{}", digest(&image.manifest)), format!("blobs/{}", digest(&image.layer))];
+        for (what, body) in what.iter().zip([&image.manifest, &image.layer]) {
+            let url = format!("{}/v2/{REPOSITORY}/{what}?ns={}", base(&daemon), registry.authority());
+            let refused = Ask::get(&url).send();
+            if matches!(access, Access::Open | Access::AnonymousToken) {
+                refused.assert_is(body);
+                continue;
+            }
+            assert_eq!(refused.status, 401);
+            let challenge = refused.line("www-authenticate");
+            let credential = if challenge.starts_with("Basic ") {
+                basic(USER, SECRET)
+            } else {
+                // containerd makes the scope by itself, of the name without the registry.
+                let ask = ask_for_token(challenge, &format!("repository:{REPOSITORY}:pull"));
+                assert!(ask.url().starts_with(&base(&daemon)), "{challenge} leads around us");
+                token_of(&ask.header("Authorization", &basic(USER, SECRET)).send())
+            };
+            Ask::get(&url).header("Authorization", &credential).send().assert_is(body);
+        }
+        assert_eq!(registry.blob_bytes(), image.layer.len() as u64);
+    }
+}
+
+#[test]
+fn a_request_that_names_no_registry_means_the_configured_one_or_docker_io() {
+    let image = Image::new(9 * MIB, 857);
+    for access in ALL {
+        let registry = registry(access, &image);
+        let daemon = Daemon::plan("h1").set("proxy.registryMirror.addr", registry.url("")).start();
+        for _ in 0..2 {
+            Puller::new(&base(&daemon), REPOSITORY).user(USER, SECRET).pull(&image, "1");
+        }
+        assert_eq!(registry.blob_bytes(), (image.layer.len() + image.config.len()) as u64, "{access:?}");
+    }
+    // Whoever runs this test need not reach docker.io, and must not.
+    let daemon = Daemon::plan("h1").set("proxy.deny[]", "registry-1.docker.io").start();
+    let answer = Ask::get(&format!("{}/v2/library/app/manifests/1", base(&daemon))).send();
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(answer.status >= 400 && text.contains("registry-1.docker.io"), "{} {text}", answer.status);
+}
+
+#[test]
 fn every_kind_of_registry_is_pulled_by_path() {
     for access in ALL {
         let image = Image::new(9 * MIB, 840);
@@ -238,7 +299,7 @@ fn a_token_goes_to_nobody_with_another_credential() {
     let with = |credential: &str| ask.clone().header("Authorization", credential);
     let asks = vec![with(&basic(USER, SECRET)), with(&basic("bob", "secret of bob")), with(&basic(USER, "wrong")), ask];
     let answers = std::thread::spawn(move || all(asks));
-    wait_for("all to have asked", || (registry.token_requests() == 4).then_some(()));
+    wait_for("all to have asked", || (daemon.metric(&["concurrent_request"]) >= 4.0).then_some(()));
     gate.open();
     let answers = answers.join().expect("answers");
     assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [200, 200, 401, 200]);
@@ -247,6 +308,30 @@ fn a_token_goes_to_nobody_with_another_credential() {
     let pull =
         |token: &str| Ask::get(&registry.url(&image.layer_path(REPOSITORY))).header("Authorization", token).send();
     assert_eq!(tokens.map(|token| pull(&token).status), [200, 200, 401]);
+}
+
+#[test]
+fn tokens_for_a_form_are_told_apart_by_the_form() {
+    let registry = registry(Access::UserToken, &Image::new(MIB, 858));
+    registry.allow("bob", "secret of bob");
+    let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).start();
+    let gate = Gate::at(0);
+    registry.turn(|knobs| knobs.token_gate = Some(gate.clone()));
+    let form = |user: &str, password: &str| {
+        let fields =
+            [("grant_type", "password"), ("scope", "repository:team/app:pull"), ("client_id", "containerd-client")];
+        let form = registry.token_form(&[&fields[..], &[("username", user), ("password", password)]].concat());
+        form.via(daemon.proxy())
+    };
+    let asks = [(USER, SECRET), (USER, SECRET), (USER, SECRET), ("bob", "secret of bob"), (USER, "wrong")];
+    let asks = asks.map(|(user, password)| form(user, password));
+    let answers = std::thread::spawn(move || all(asks));
+    wait_for("all to have asked", || (daemon.metric(&["concurrent_request"]) >= 5.0).then_some(()));
+    gate.open();
+    let answers = answers.join().expect("answers");
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [200, 200, 200, 200, 401]);
+    assert_ne!(token_of(&answers[0]), token_of(&answers[3]));
+    assert_eq!(registry.count(&[Asked::TokenPost]), 3, "identical requests in flight are one");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Tests are plain functions; everything asynchronous runs on one runtime that they share ([`block_on`]). Nothing here
 //! sleeps to let something happen: it waits for a file, a counter or an end, with a deadline ([`wait_for`]).
 
+mod addresses;
 mod client;
 mod content;
 mod daemon;
@@ -16,10 +17,12 @@ mod origin;
 mod pages;
 mod process;
 mod registry;
+mod runtimes;
 mod tap;
 mod tls;
 mod tools;
 
+pub(crate) use addresses::Addresses;
 pub(crate) use client::{Answer, Ask, Ending};
 pub(crate) use content::{contains, random, sha256_hex};
 pub(crate) use daemon::{Daemon, DaemonPlan, Scheduler, binary};
@@ -34,6 +37,7 @@ pub(crate) use origin::Origin;
 pub(crate) use pages::{Framing, Gate, Kind, Page};
 pub(crate) use process::Process;
 pub(crate) use registry::Registry;
+pub(crate) use runtimes::{Containerd, Containers, Copying, Curl, Docker, HostView, Pull, Runtime, Way};
 pub(crate) use tap::Tap;
 pub(crate) use tls::Authority;
 pub(crate) use tools::{Done, Tool, curl, run, skipped};

@@ -114,10 +114,7 @@ impl Puller {
 /// The request for a token to which a challenge sends.
 #[track_caller]
 pub(crate) fn ask_for_token(challenge: &str, scope: &str) -> Ask {
-    let parameter = |name: &str| {
-        let pattern = Regex::new(&format!("(?i)[ ,]{name}=\"([^\"]*)\"")).expect("a valid expression");
-        pattern.captures(challenge).map(|found| found[1].to_owned())
-    };
+    let parameter = |name| challenge_parameter(challenge, name);
     assert!(challenge.starts_with("Bearer "), "{challenge}");
     let mut url = url::Url::parse(&parameter("realm").expect("a realm")).expect("a URL");
     if let Some(service) = parameter("service") {
@@ -125,4 +122,10 @@ pub(crate) fn ask_for_token(challenge: &str, scope: &str) -> Ask {
     }
     url.query_pairs_mut().append_pair("scope", &parameter("scope").unwrap_or_else(|| scope.to_owned()));
     Ask::get(url.as_str())
+}
+
+/// A parameter of a challenge.
+pub(crate) fn challenge_parameter(challenge: &str, name: &str) -> Option<String> {
+    let pattern = Regex::new(&format!("(?i)[ ,]{name}=\"([^\"]*)\"")).expect("a valid expression");
+    pattern.captures(challenge).map(|found| found[1].to_owned())
 }

@@ -18,12 +18,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::net::TcpListener;
 
-pub(crate) use client::{Puller, ask_for_token};
+pub(crate) use client::{Puller, ask_for_token, challenge_parameter};
 pub(crate) use state::{Kind, Knobs, Seen, TokenEndpoint};
 
 use super::image::MANIFEST;
-use super::{Answer, Authority, Image, block_on, spawn};
+use super::{Answer, Ask, Authority, Image, block_on, spawn};
 use state::{Places, State};
+
+/// The port that a name without one means.
+const HTTPS: u16 = 443;
 
 /// The registry's name in challenges. Its comma is meant: a parser that splits at commas asks for another service.
 pub(crate) const SERVICE: &str = "registry.test, the tests' own";
@@ -59,6 +62,7 @@ pub(crate) enum Access {
 pub(crate) struct RegistryPlan {
     access: Access,
     host: IpAddr,
+    port: u16,
     store_host: Option<IpAddr>,
     token_port: bool,
     relative: bool,
@@ -67,6 +71,12 @@ pub(crate) struct RegistryPlan {
 }
 
 impl RegistryPlan {
+    /// Listens on this address instead of 127.0.0.1, and on the port that registries have.
+    pub(crate) fn host(mut self, host: IpAddr) -> Self {
+        (self.host, self.port) = (host, HTTPS);
+        self
+    }
+
     /// Speaks TLS, with certificates of this authority.
     pub(crate) fn tls(mut self, authority: &Arc<Authority>) -> Self {
         self.authority = Some(Arc::clone(authority));
@@ -98,12 +108,15 @@ impl RegistryPlan {
     }
 
     pub(crate) fn start(self) -> TestRegistry {
-        let listen = |host: IpAddr| block_on(TcpListener::bind((host, 0))).expect("a free port");
+        let listen = |host: IpAddr, port: u16| block_on(TcpListener::bind((host, port))).expect("a free port");
         let scheme = if self.authority.is_some() { "https" } else { "http" };
-        let registry = listen(self.host);
-        let token = self.token_port.then(|| listen(self.host));
-        let store = self.store_host.map(listen);
-        let authority = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
+        let registry = listen(self.host, self.port);
+        let token = self.token_port.then(|| listen(self.host, 0));
+        let store = self.store_host.map(|host| listen(host, 0));
+        let authority = |listener: &TcpListener| {
+            let address = listener.local_addr().expect("an address");
+            if address.port() == HTTPS { address.ip().to_string() } else { address.to_string() }
+        };
         let places = Places {
             scheme,
             registry: authority(&registry),
@@ -134,6 +147,7 @@ impl TestRegistry {
         RegistryPlan {
             access,
             host: IpAddr::from([127, 0, 0, 1]),
+            port: 0,
             store_host: None,
             token_port: false,
             relative: false,
@@ -142,7 +156,7 @@ impl TestRegistry {
         }
     }
 
-    /// `HOST:PORT`.
+    /// `HOST:PORT`, or `HOST` alone where that is enough.
     pub(crate) fn authority(&self) -> &str {
         &self.state.places.registry
     }
@@ -167,11 +181,26 @@ impl TestRegistry {
         &self.state.places.token
     }
 
+    /// `HOST:PORT` of its servers beside the registry itself.
+    pub(crate) fn other_authorities(&self) -> impl Iterator<Item = &str> {
+        let places = &self.state.places;
+        let others = [Some(places.token.as_str()), places.store.as_deref()].into_iter().flatten();
+        others.filter(|other| *other != places.registry)
+    }
+
     /// Where a client is sent that wants to do this.
     pub(crate) fn token_url_for(&self, scope: &str) -> String {
         let mut url = url::Url::parse(&self.token_url()).expect("a URL");
         url.query_pairs_mut().append_pair("service", SERVICE).append_pair("scope", scope);
         url.into()
+    }
+
+    /// A form for the token endpoint, as OAuth 2 has it.
+    pub(crate) fn token_form(&self, fields: &[(&str, &str)]) -> Ask {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.append_pair("service", SERVICE).extend_pairs(fields);
+        let ask = Ask::new("POST", &self.token_url()).body(&form.finish().into());
+        ask.header("Content-Type", "application/x-www-form-urlencoded")
     }
 
     /// Makes an image known, as if it had been pushed.
@@ -181,6 +210,11 @@ impl TestRegistry {
             store.put_blob(repository, blob.clone());
         }
         store.put_manifest(repository, tag, MANIFEST, image.manifest.clone());
+    }
+
+    /// A manifest that it has.
+    pub(crate) fn manifest(&self, repository: &str, tag: &str) -> Option<bytes::Bytes> {
+        self.state.store().manifest(repository, tag).map(|(_, manifest)| manifest)
     }
 
     /// Lets a user in, by this password.
