@@ -80,6 +80,7 @@ pub(crate) struct Ask {
     headers: Vec<(String, String)>,
     body: Bytes,
     trusted: Vec<u8>,
+    identity: Option<(String, String)>,
 }
 
 impl Ask {
@@ -95,7 +96,12 @@ impl Ask {
             headers: Vec::new(),
             body: Bytes::new(),
             trusted: Vec::new(),
+            identity: None,
         }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Goes through a proxy; with CONNECT when the URL is https.
@@ -120,13 +126,19 @@ impl Ask {
         self
     }
 
+    /// Shows this certificate, with its key, to a server that asks for one.
+    pub(crate) fn identity(mut self, certificate: &str, key: &str) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
     /// Makes the request and reads the answer to its end.
     pub(crate) fn send(self) -> Answer {
         block_on(self.send_async())
     }
 
     pub(crate) async fn send_async(self) -> Answer {
-        let mut open = self.open_async().await;
+        let mut open = self.open_async().await.expect("an answer");
         let mut body = BytesMut::new();
         let ending = open.read_more(&mut body, usize::MAX).await;
         open.answer(body.freeze(), ending.unwrap_or(Ending::Whole))
@@ -134,13 +146,19 @@ impl Ask {
 
     /// Makes the request and leaves the body to be read.
     pub(crate) fn open(self) -> Open {
-        block_on(self.open_async())
+        block_on(self.open_async()).expect("an answer")
+    }
+
+    /// Makes the request and waits at most so long for the head of an answer; tells its status.
+    pub(crate) fn status_within(self, time: Duration) -> Option<u16> {
+        let open = block_on(async { tokio::time::timeout(time, self.open_async()).await });
+        open.ok()?.ok().map(|open| open.status())
     }
 
     /// Makes the request, which must be answered with 101, and gives back the echo of `message`.
     pub(crate) fn upgrade(self, message: &[u8]) -> Vec<u8> {
         block_on(async {
-            let open = self.open_async().await;
+            let open = self.open_async().await.expect("an answer");
             assert_eq!(open.status(), 101, "{:?}", open.response.headers());
             let mut stream = TokioIo::new(hyper::upgrade::on(open.response).await.expect("an upgraded connection"));
             stream.write_all(message).await.expect("written");
@@ -150,7 +168,7 @@ impl Ask {
         })
     }
 
-    async fn open_async(self) -> Open {
+    async fn open_async(self) -> hyper::Result<Open> {
         let uri: Uri = self.url.parse().expect("a URL");
         let tls = uri.scheme_str() == Some("https");
         let authority = uri.authority().expect("an absolute URL").to_string();
@@ -166,19 +184,25 @@ impl Ask {
         let stream: Box<dyn Wire> = match self.proxy {
             Some(_) => match connect(stream, &authority, &self.headers).await {
                 Ok(stream) => stream,
-                Err(refused) => return Open { response: refused, leaf: None },
+                Err(refused) => return Ok(Open { response: refused, leaf: None }),
             },
             None => Box::new(stream),
         };
         let name = ServerName::try_from(uri.host().expect("a host").to_string()).expect("a server's name");
-        let connector = tokio_rustls::TlsConnector::from(tls::client_config(&self.trusted));
+        let connector = tokio_rustls::TlsConnector::from(tls::client_config(&self.trusted, self.identity.as_ref()));
         let stream = connector.connect(name, stream).await.expect("a TLS session");
         let leaf = stream.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|leaf| leaf.to_vec());
         self.talk(Box::new(stream), false, &uri, leaf).await
     }
 
     /// One request on a connection of its own.
-    async fn talk(&self, stream: Box<dyn Wire>, absolute: bool, uri: &Uri, leaf: Option<Vec<u8>>) -> Open {
+    async fn talk(
+        &self,
+        stream: Box<dyn Wire>,
+        absolute: bool,
+        uri: &Uri,
+        leaf: Option<Vec<u8>>,
+    ) -> hyper::Result<Open> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a connection");
         spawn(connection.with_upgrades());
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -191,8 +215,8 @@ impl Ask {
             request = request.header(name, value);
         }
         let request = request.body(Full::new(self.body.clone())).expect("a valid request");
-        let response = sender.send_request(request).await.expect("an answer");
-        Open { response, leaf }
+        let response = sender.send_request(request).await?;
+        Ok(Open { response, leaf })
     }
 }
 

@@ -14,3 +14,10 @@ pub(crate) fn random(length: usize, seed: u64) -> Bytes {
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// Whether these bytes stand somewhere in those.
+pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    // The regex crate looks for literals with vector instructions, also in a test that is not optimised itself.
+    let literal: String = needle.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    regex::bytes::Regex::new(&format!("(?-u){literal}")).expect("a valid expression").is_match(haystack)
+}

@@ -96,10 +96,24 @@ impl DaemonPlan {
 
     /// Trusts this authority for this `HOST:PORT`.
     pub(crate) fn trusted_upstream(self, authority: &str, pem: &str) -> Self {
-        let path = self.home.path().join("upstream-ca.pem");
-        std::fs::write(&path, pem).expect("a writable directory");
-        let path = path.to_string_lossy().into_owned();
-        self.set("proxy.upstreams[]", json!({ "host": authority, "caCert": path }))
+        self.upstream(authority, pem, None)
+    }
+
+    /// Trusts this authority for this `HOST:PORT`, and shows a certificate with its key there.
+    pub(crate) fn upstream(self, authority: &str, pem: &str, identity: Option<(String, String)>) -> Self {
+        let mut upstream = json!({ "host": authority, "caCert": self.keep("upstream-ca.pem", pem) });
+        if let Some((certificate, key)) = identity {
+            upstream["cert"] = self.keep("upstream-cert.pem", &certificate).into();
+            upstream["key"] = self.keep("upstream-key.pem", &key).into();
+        }
+        self.set("proxy.upstreams[]", upstream)
+    }
+
+    /// Writes a file that the configuration names.
+    fn keep(&self, name: &str, text: &str) -> String {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, text).expect("a writable directory");
+        path.to_string_lossy().into_owned()
     }
 
     /// The daemon's own directory.
@@ -165,6 +179,12 @@ impl Daemon {
 
     pub(crate) fn proxy(&self) -> SocketAddr {
         self.address("proxy")
+    }
+
+    /// Its mirror port for this configured registry.
+    pub(crate) fn mirror(&self, registry: &str) -> SocketAddr {
+        let text = self.addresses["mirrors"][registry].as_str();
+        text.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {registry} in {}", self.addresses))
     }
 
     pub(crate) fn data_address(&self) -> SocketAddr {

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::Tool;
 use super::tools::skipped;
+use super::{Tool, contains};
 
 /// A small file system of its own, unmounted when it is dropped.
 pub(crate) struct Mount {
@@ -52,4 +52,17 @@ pub(crate) fn rot(directory: &Path, length: usize, offset: usize) {
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+/// Panics if any file below a directory contains these bytes.
+#[track_caller]
+pub(crate) fn assert_nowhere(needle: impl AsRef<[u8]>, directory: &Path) {
+    let needle = needle.as_ref();
+    let files = files_below(directory);
+    assert!(!files.is_empty(), "nothing is below {}", directory.display());
+    for path in files {
+        // A socket or a file that has gone meanwhile holds nothing.
+        let bytes = fs::read(&path).unwrap_or_default();
+        assert!(!contains(&bytes, needle), "{} has it", path.display());
+    }
 }

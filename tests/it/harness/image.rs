@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::{Ask, Origin, Page, random, sha256_hex};
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The media type of an image's manifest.
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// An image with all that a registry has of it.
 pub(crate) struct Image {

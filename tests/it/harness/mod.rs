@@ -4,6 +4,7 @@
 //! Tests are plain functions; everything asynchronous runs on one runtime that they share ([`block_on`]). Nothing here
 //! sleeps to let something happen: it waits for a file, a counter or an end, with a deadline ([`wait_for`]).
 
+mod addresses;
 mod client;
 mod content;
 mod daemon;
@@ -11,26 +12,35 @@ mod disk;
 mod fleet;
 mod image;
 mod liar;
+mod oci;
 mod origin;
 mod pages;
 mod process;
 mod raw;
 mod registry;
+mod runtimes;
+mod tap;
 mod tls;
 mod tools;
 
+pub(crate) use addresses::Addresses;
 pub(crate) use client::{Answer, Ask, Ending};
-pub(crate) use content::{random, sha256_hex};
-pub(crate) use daemon::{Daemon, Scheduler, binary};
-pub(crate) use disk::{Mount, rot};
+pub(crate) use content::{contains, random, sha256_hex};
+pub(crate) use daemon::{Daemon, DaemonPlan, Scheduler, binary};
+pub(crate) use disk::{Mount, assert_nowhere, rot};
 pub(crate) use fleet::{Fleet, all};
 pub(crate) use image::{Image, digest};
 pub(crate) use liar::Liar;
+pub(crate) use oci::{
+    Access, Kind as Asked, Puller, Seen, TestRegistry, TokenEndpoint, ask_for_token, basic, token_of,
+};
 pub(crate) use origin::Origin;
 pub(crate) use pages::{Framing, Gate, Kind, Page};
 pub(crate) use process::Process;
 pub(crate) use raw::{RawOrigin, Reply, connect, exchange, read_head};
 pub(crate) use registry::Registry;
+pub(crate) use runtimes::{Containerd, Containers, Copying, Curl, Docker, HostView, Pull, Runtime, Way};
+pub(crate) use tap::Tap;
 pub(crate) use tls::Authority;
 pub(crate) use tools::{Done, Tool, curl, run, skipped};
 

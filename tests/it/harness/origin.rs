@@ -297,7 +297,7 @@ fn select_range(seen: &Seen, page: &mut Page) {
 }
 
 /// Start and end (exclusive) of the one range asked for.
-fn parse_range(text: &str, length: usize) -> Option<(usize, usize)> {
+pub(super) fn parse_range(text: &str, length: usize) -> Option<(usize, usize)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let (start, end) = match (first.parse::<usize>(), last.parse::<usize>()) {
         (Ok(first), Ok(last)) => (first, (last + 1).min(length)),
