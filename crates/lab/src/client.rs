@@ -255,3 +255,76 @@ impl Head {
         Ok(Some((Self { body: (first, end), task: header("x-dragonfly-task-id") }, length)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const LENGTH: u64 = 3_000_000;
+    const OLD: Content = Content { length: LENGTH, version: 1 };
+    const NEW: Content = Content { length: LENGTH, version: 2 };
+
+    fn body(content: Content, range: std::ops::Range<u64>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while range.start + (bytes.len() as u64) < range.end {
+            let at = range.start + bytes.len() as u64;
+            bytes.extend_from_slice(content.at(at, range.end - at));
+        }
+        bytes
+    }
+
+    /// What a client makes of this answer.
+    fn outcome(head: &str, body: Vec<u8>, versions: &[Content], range: Option<(u64, u64)>) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let origin = listener.local_addr().expect("an address");
+        let answer = [format!("HTTP/1.1 {head}\r\n\r\n").into_bytes(), body].concat();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut asked = [0; 4096];
+            let read = stream.read(&mut asked).expect("a request");
+            assert!(asked[..read].ends_with(b"\r\n\r\n"));
+            // A client that does not like the head closes early.
+            let _ = stream.write_all(&answer);
+        });
+        let versions = versions.to_vec();
+        let patience = Duration::from_secs(20);
+        let request = Request { origin, proxy: None, name: "x".to_owned(), versions, range, patience };
+        let outcome = get(&request, &AtomicU64::new(0), &AtomicBool::new(false));
+        server.join().expect("no panic");
+        outcome
+    }
+
+    #[test]
+    fn right_bytes_are_right_and_wrong_ones_are_found() {
+        let ok = format!("200 OK\r\nContent-Length: {LENGTH}\r\nX-Dragonfly-Task-ID: t");
+        let whole = outcome(&ok, body(OLD, 0..LENGTH), &[OLD], None);
+        assert_eq!((whole.bytes, whole.wrong, &whole.error), (LENGTH, None, &None));
+        assert_eq!(whole.task.as_deref(), Some("t"));
+        assert!(whole.first_byte.is_some() && !whole.failed());
+
+        let mut flipped = body(OLD, 0..LENGTH);
+        flipped[2_000_000] ^= 1;
+        assert!(outcome(&ok, flipped, &[OLD], None).wrong.is_some());
+        assert_eq!(outcome(&ok, body(NEW, 0..LENGTH), &[OLD, NEW], None).wrong, None, "either version is right");
+        let mixture = [body(OLD, 0..1_000_000), body(NEW, 1_000_000..LENGTH)].concat();
+        assert!(outcome(&ok, mixture, &[OLD, NEW], None).wrong.is_some(), "a mixture is not");
+
+        let part = "206 Partial Content\r\nContent-Length: 500";
+        assert_eq!(outcome(part, body(OLD, 1000..1500), &[OLD], Some((1000, 1500))).wrong, None);
+        assert_eq!(outcome(part, body(OLD, 1001..1501), &[OLD], Some((1000, 1500))).wrong, Some(1000));
+    }
+
+    #[test]
+    fn what_ends_early_or_is_another_answer_has_failed() {
+        let ok = format!("200 OK\r\nContent-Length: {LENGTH}");
+        let cut = outcome(&ok, body(OLD, 0..1_000_000), &[OLD], None);
+        assert!(cut.failed() && cut.wrong.is_none() && cut.bytes == 1_000_000, "{:?}", cut.error);
+        for head in
+            ["503 No\r\nContent-Length: 0", "200 OK", "200 OK\r\nContent-Length: 7", "206 P\r\nContent-Length: 7"]
+        {
+            assert!(outcome(head, Vec::new(), &[OLD], None).failed(), "{head}");
+        }
+    }
+}

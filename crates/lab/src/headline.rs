@@ -279,6 +279,7 @@ fn write(options: &Options, rows: &[Row], out: &Path) -> Result<()> {
         title: "Time of the last host over file / link".to_owned(),
         x: "hosts (each step doubles)".to_owned(),
         logarithmic: true,
+        values: true,
         lines: vec![
             Line { name: "through Damselfly".to_owned(), points: points(&|row| Some(row.through.last())) },
             Line { name: "direct".to_owned(), points: points(&|row| Some(row.direct.as_ref()?.last())) },
@@ -289,7 +290,7 @@ fn write(options: &Options, rows: &[Row], out: &Path) -> Result<()> {
          {} MB, hosts with {} each way, an origin with {}, both divided by the factor in the table so that the processors \
          of one machine carry all hosts. Times are multiples of file / link: nobody can be done before 1.0. Bytes are the \
          interfaces' own counters, headers included. Of {} rounds, the one with the median last host is shown. Where the fleet \
-         took more than {:.0} % of the machine's processors, they were the limit, and the figure says little about the swarm.\n\n{table}\n![last host](headline.svg)\n",
+         took more than {:.0} % of the machine's processors, they were the limit, and the figure says little about the swarm.\n\n{table}\n![last host](headline.svg)\n\n![use of the links](links.svg)\n",
         report::command(),
         options.size.0 as f64 / 1e6,
         options.link,
@@ -298,5 +299,34 @@ fn write(options: &Options, rows: &[Row], out: &Path) -> Result<()> {
         BUSY * 100.0,
     );
     report::write(out, "headline.md", &text)?;
-    report::write(out, "headline.svg", &chart.svg())
+    report::write(out, "headline.svg", &chart.svg())?;
+    let largest = rows.iter().max_by_key(|row| row.hosts);
+    largest.map_or(Ok(()), |row| report::write(out, "links.svg", &links(row).svg()))
+}
+
+/// How much of all hosts' links was used, moment by moment.
+fn links(row: &Row) -> Chart {
+    let run = &row.through;
+    let link = run.length as f64 / run.least;
+    let used = |of: fn(&Counter) -> u64| {
+        let points = run.samples.windows(2).map(|pair| {
+            let [(before, earlier), (now, later)] = [&pair[0], &pair[1]];
+            let sum = |counters: &BTreeMap<String, Counter>| -> u64 {
+                counters.iter().filter(|(name, _)| name.starts_with('h')).map(|(_, counter)| of(counter)).sum()
+            };
+            let bytes = sum(later).saturating_sub(sum(earlier)) as f64;
+            (*now, bytes / (now - before) / link / row.hosts as f64)
+        });
+        points.collect()
+    };
+    Chart {
+        title: format!("Share of the links used, {} hosts", row.hosts),
+        x: "seconds".to_owned(),
+        logarithmic: false,
+        values: false,
+        lines: vec![
+            Line { name: "downlinks".to_owned(), points: used(|counter| counter.down) },
+            Line { name: "uplinks".to_owned(), points: used(|counter| counter.up) },
+        ],
+    }
 }

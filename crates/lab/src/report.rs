@@ -49,6 +49,8 @@ pub(crate) struct Chart {
     pub(crate) x: String,
     /// Whether each step to the right doubles.
     pub(crate) logarithmic: bool,
+    /// Whether each point stands with its value: good for few.
+    pub(crate) values: bool,
     pub(crate) lines: Vec<Line>,
 }
 
@@ -97,10 +99,7 @@ impl Chart {
                 y + 4.0
             ));
         }
-        let mut marks: Vec<f64> = all().map(|(x, _)| *x).collect();
-        marks.sort_by(f64::total_cmp);
-        marks.dedup();
-        for x in marks {
+        for x in self.marks() {
             let (x_at, y_at) = at(x, 0.0);
             draw(format!("<text x=\"{x_at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{x}</text>", y_at + 16.0));
         }
@@ -111,7 +110,7 @@ impl Chart {
                 "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
                 points.join(" ")
             ));
-            for &(x, y) in &line.points {
+            for &(x, y) in line.points.iter().filter(|_| self.values) {
                 let (x_at, y_at) = at(x, y);
                 draw(format!(
                     "<circle cx=\"{x_at:.1}\" cy=\"{y_at:.1}\" r=\"3\" fill=\"{colour}\"/>\
@@ -133,6 +132,22 @@ impl Chart {
     }
 }
 
+impl Chart {
+    /// What stands below the axis: each value where there are few, ten steps otherwise.
+    fn marks(&self) -> Vec<f64> {
+        let mut marks: Vec<f64> = self.lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x).collect();
+        marks.sort_by(f64::total_cmp);
+        marks.dedup();
+        match marks.last() {
+            Some(most) if marks.len() > 12 => {
+                let step = (most / 10.0).max(1.0).round();
+                (0..).map(|n| step * f64::from(n)).take_while(|mark| mark <= most).collect()
+            }
+            _ => marks,
+        }
+    }
+}
+
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -147,6 +162,7 @@ mod tests {
             title: "a < b".to_owned(),
             x: "hosts".to_owned(),
             logarithmic: true,
+            values: true,
             lines: vec![Line { name: "one".to_owned(), points: vec![(1.0, 1.1), (8.0, 2.7), (32.0, 3.3)] }],
         };
         let svg = chart.svg();

@@ -1,24 +1,28 @@
 //! A fleet: an origin, schedulers and hosts around one hub. What a scenario does is said here in its words: start
 //! clients, wait until so much has come, kill that host.
 
-use std::collections::BTreeMap;
+mod crowd;
+mod meter;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::client::{Client, Outcome, Request};
+use crate::client::{Client, Request};
 use crate::content::Content;
-use crate::network::{Counter, Network, Place, run};
+use crate::network::{Network, Place, run};
 use crate::origin::Origin;
-use crate::program::{Binaries, Program, machine_ticks, own_cpu, set};
+use crate::program::{Binaries, Program, set};
 use crate::slot::Slot;
 use crate::units::Rate;
+
+pub(crate) use crowd::Crowd;
+pub(crate) use meter::{Meter, Reading};
 
 /// How long a client waits for a byte.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -226,43 +230,6 @@ impl Fleet {
     pub(crate) fn host_at(&self, ip: IpAddr) -> Option<usize> {
         self.hosts.iter().position(|host| IpAddr::V4(host.place.ip) == ip)
     }
-
-    /// Begins to measure.
-    pub(crate) fn meter(&self) -> Result<Meter> {
-        Ok(Meter {
-            counters: self.network.counters()?,
-            cpu: self.cpu(),
-            machine: machine_ticks(),
-            started: Instant::now(),
-        })
-    }
-
-    /// Samples every link until `stop`, for timelines: seconds since now, and what went through each so far.
-    pub(crate) fn sample<'s>(
-        &'s self,
-        scope: &'s thread::Scope<'s, '_>,
-        every: Duration,
-        stop: &'s AtomicBool,
-    ) -> thread::ScopedJoinHandle<'s, Vec<(f64, BTreeMap<String, Counter>)>> {
-        let started = Instant::now();
-        scope.spawn(move || {
-            let mut samples = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok(counters) = self.network.counters() {
-                    samples.push((started.elapsed().as_secs_f64(), counters));
-                }
-                thread::sleep(every);
-            }
-            samples
-        })
-    }
-
-    /// Processor time of all daemons and schedulers that run, and of this process, in seconds.
-    fn cpu(&self) -> f64 {
-        let daemons = self.hosts.iter().filter_map(|host| host.program.as_ref());
-        let schedulers = self.schedulers.iter().filter_map(|scheduler| scheduler.program.as_ref());
-        daemons.chain(schedulers).map(Program::cpu).sum::<f64>() + own_cpu()
-    }
 }
 
 impl Drop for Fleet {
@@ -338,89 +305,4 @@ pub(crate) fn http_get(address: SocketAddr, path: &str) -> Result<Vec<u8>> {
     let body = answer.windows(4).position(|window| window == b"\r\n\r\n").context("no HTTP answer")? + 4;
     ensure!(answer.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&answer[..body]));
     Ok(answer.split_off(body))
-}
-
-/// Clients of the same file.
-pub(crate) struct Crowd {
-    clients: Vec<(usize, Client)>,
-    length: u64,
-}
-
-impl Crowd {
-    /// Waits until every client has this share of the file, or is done.
-    pub(crate) fn wait_for_share(&self, share: f64) {
-        let bytes = (self.length as f64 * share) as u64;
-        while self.clients.iter().any(|(_, client)| client.bytes() < bytes && !client.is_done()) {
-            thread::sleep(POLL);
-        }
-    }
-
-    /// Waits until any client has this share of the file, or is done.
-    pub(crate) fn wait_for_any(&self, share: f64) {
-        let bytes = (self.length as f64 * share) as u64;
-        while !self.clients.iter().any(|(_, client)| client.bytes() >= bytes || client.is_done()) {
-            thread::sleep(POLL);
-        }
-    }
-
-    /// Takes the client of host `n` out of the crowd.
-    pub(crate) fn remove(&mut self, n: usize) -> Option<Client> {
-        let at = self.clients.iter().position(|(host, _)| *host == n)?;
-        Some(self.clients.remove(at).1)
-    }
-
-    pub(crate) fn add(&mut self, other: Self) {
-        self.clients.extend(other.clients);
-    }
-
-    /// What all got, by host.
-    pub(crate) fn outcomes(self) -> Result<Vec<(usize, Outcome)>> {
-        self.clients.into_iter().map(|(n, client)| Ok((n, client.outcome()?))).collect()
-    }
-}
-
-/// Counters at a moment.
-pub(crate) struct Meter {
-    counters: BTreeMap<String, Counter>,
-    cpu: f64,
-    machine: (u64, u64),
-    started: Instant,
-}
-
-/// What happened since.
-pub(crate) struct Reading {
-    /// What each host's link carried.
-    pub(crate) hosts: Vec<Counter>,
-    pub(crate) origin: Counter,
-    /// Processor seconds of the daemons, schedulers, origin and clients.
-    pub(crate) cpu: f64,
-    /// The share of the machine's processors that was busy, whoever used them.
-    pub(crate) busy: f64,
-    pub(crate) took: Duration,
-}
-
-impl Reading {
-    /// The share of the machine's processors that the fleet and its clients used.
-    pub(crate) fn ours(&self) -> f64 {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        self.cpu / self.took.as_secs_f64() / processors as f64
-    }
-}
-
-impl Meter {
-    pub(crate) fn read(self, fleet: &Fleet) -> Result<Reading> {
-        let now = fleet.network.counters()?;
-        let since = |name: &str| {
-            now.get(name).copied().unwrap_or_default() - self.counters.get(name).copied().unwrap_or_default()
-        };
-        let machine = machine_ticks();
-        Ok(Reading {
-            hosts: fleet.hosts.iter().map(|host| since(&host.place.name)).collect(),
-            origin: since("origin"),
-            // A program that was killed has taken its figure with it.
-            cpu: (fleet.cpu() - self.cpu).max(0.0),
-            busy: (machine.0 - self.machine.0) as f64 / (machine.1 - self.machine.1).max(1) as f64,
-            took: self.started.elapsed(),
-        })
-    }
 }
