@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use damselfly::config::{self, Args, Command};
 use damselfly::daemon;
-use damselfly_runtime::{exit, telemetry};
+use damselfly_runtime::{exit, limits, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -27,6 +27,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     telemetry::init(&loaded.config.log.filter, loaded.config.log.format)?;
+    limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()

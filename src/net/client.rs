@@ -15,15 +15,15 @@ use hyper::body::Incoming;
 use rustls::RootCertStore;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 
 use super::connect::Connector;
 use super::dial::{Dialer, OwnAddresses};
 use super::error::{ConfigError, NetError};
-use super::io::Stream;
+use super::io::OriginStream;
 use super::policy::{self, DestinationPolicy};
 use super::pool::{ClientConnection, Connection, Lease, Pool, ResponseBody, Want};
 use super::replay::Replay;
+use super::resolve::Resolver;
 use super::upstream::{self, Upstream};
 use super::{Body, auth, tls};
 
@@ -100,15 +100,22 @@ impl HttpClient {
     pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
         let roots = tls::machine_roots();
         let strict = ClientConfig { policy: config.policy.for_others(), ..config.clone() };
-        let others = Self::with(strict, &roots, None)?;
-        Self::with(config, &roots, Some(others))
+        let resolver = Resolver::default();
+        let others = Self::with(strict, &roots, &resolver, None)?;
+        Self::with(config, &roots, &resolver, Some(others))
     }
 
-    fn with(config: ClientConfig, roots: &RootCertStore, others: Option<Self>) -> Result<Self, ConfigError> {
+    fn with(
+        config: ClientConfig,
+        roots: &RootCertStore,
+        resolver: &Resolver,
+        others: Option<Self>,
+    ) -> Result<Self, ConfigError> {
         let dialer = Dialer {
             policy: Arc::new(config.policy.clone()),
             own: config.own_addresses.clone(),
             timeout: config.connect_timeout,
+            resolver: resolver.clone(),
         };
         let pools = |upstream: Option<&Upstream>| Pools::new(&config, &dialer, roots, upstream);
         let any = pools(None)?;
@@ -146,19 +153,20 @@ impl HttpClient {
         self.0.dialer.dial(host, port).await
     }
 
-    /// The same with TLS, in which anything may be spoken.
+    /// The same with TLS in which anything may be spoken, unless that destination is to be reached without.
     ///
     /// # Errors
     /// There is none.
-    pub async fn dial_tls(&self, host: &str, port: u16) -> Result<TlsStream<TcpStream>, NetError> {
+    pub async fn dial_tls(&self, host: &str, port: u16) -> Result<OriginStream, NetError> {
         let host = if host.contains(':') { format!("[{}]", policy::bare(host)) } else { host.to_owned() };
         let uri = format!("https://{host}:{port}/").parse::<Uri>();
-        let uri = uri.map_err(|error| NetError::Target { why: error.to_string() })?;
-        let own = upstream::find(&self.0.upstreams, &uri).and_then(|index| self.0.own_tls.get(index)?.as_ref());
-        match own.unwrap_or(&self.0.any).opaque.connect(&uri).await? {
-            (Stream::Tls(stream), _) => Ok(*stream),
-            (Stream::Plain(_), _) => Err(NetError::Target { why: "it is not spoken to in TLS".into() }),
+        let mut uri = uri.map_err(|error| NetError::Target { why: error.to_string() })?;
+        let mut pools = &self.0.any;
+        if let Some(index) = upstream::find(&self.0.upstreams, &uri) {
+            pools = self.0.own_tls.get(index).and_then(Option::as_ref).unwrap_or(pools);
+            uri = self.0.upstreams[index].apply(&uri).unwrap_or(uri);
         }
+        Ok(pools.opaque.connect(&uri).await?.0)
     }
 
     /// The client for what this connection's client asks.

@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use super::dial::Dialer;
 use super::error::{NetError, innermost};
-use super::io::Stream;
+use super::io::OriginStream;
 use super::policy::bare;
 use super::upstream::port_of;
 
@@ -32,20 +32,20 @@ impl Connector {
     }
 
     /// A connection to where `uri` leads, and whether HTTP/2 was agreed on.
-    pub(super) async fn connect(&self, uri: &Uri) -> Result<(Stream, bool), NetError> {
+    pub(super) async fn connect(&self, uri: &Uri) -> Result<(OriginStream, bool), NetError> {
         let unclear = |why: &str| NetError::Target { why: why.into() };
         let host = uri.host().ok_or_else(|| unclear("no host"))?;
         let port = port_of(uri).ok_or_else(|| unclear("neither http nor https"))?;
         let stream = self.dialer.dial(host, port).await?;
         if uri.scheme_str() != Some("https") {
-            return Ok((Stream::Plain(stream), false));
+            return Ok((OriginStream::Plain(stream), false));
         }
         let to = format!("{host}:{port}");
         let name = ServerName::try_from(bare(host).to_owned()).map_err(|_| unclear("not a host name"))?;
         match timeout(HANDSHAKE_TIMEOUT, self.tls.connect(name, stream)).await {
             Ok(Ok(stream)) => {
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                Ok((Stream::Tls(Box::new(stream)), h2))
+                Ok((OriginStream::Tls(Box::new(stream)), h2))
             }
             Ok(Err(error)) => Err(NetError::Tls { to, why: tls_reason(&error) }),
             Err(_) => Err(NetError::ConnectTimeout { to }),

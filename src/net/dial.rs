@@ -11,11 +11,12 @@ use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
 use super::error::{NetError, innermost};
 use super::policy::{DestinationPolicy, bare};
+use super::resolve::Resolver;
 
 /// How long a connection may be silent before the kernel asks whether the other side still lives.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -51,20 +52,35 @@ pub(super) struct Dialer {
     pub(super) policy: Arc<DestinationPolicy>,
     pub(super) own: OwnAddresses,
     pub(super) timeout: Duration,
+    pub(super) resolver: Resolver,
 }
 
 impl Dialer {
     /// A connection to `host:port`.
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, NetError> {
         let to = format!("{host}:{port}");
-        match timeout(self.timeout, self.dial_untimed(bare(host), port, &to)).await {
+        let deadline = Instant::now() + self.timeout;
+        let addresses = match timeout_at(deadline, self.resolve(bare(host), port, &to)).await {
+            Ok(addresses) => self.check(bare(host), addresses?, &to)?,
+            Err(_) => return Err(NetError::ResolveTimeout { to }),
+        };
+        match timeout_at(deadline, self.connect(addresses, port, &to)).await {
             Ok(result) => result,
             Err(_) => Err(NetError::ConnectTimeout { to }),
         }
     }
 
-    async fn dial_untimed(&self, host: &str, port: u16, to: &str) -> Result<TcpStream, NetError> {
-        let addresses = self.check(host, resolve(host, port, to).await?, to)?;
+    async fn resolve(&self, host: &str, port: u16, to: &str) -> Result<Vec<SocketAddr>, NetError> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        match self.resolver.resolve(host).await {
+            Ok(found) => Ok(found.iter().map(|ip| SocketAddr::new(*ip, port)).collect()),
+            Err(why) => Err(NetError::Resolve { to: to.into(), why: why.to_string() }),
+        }
+    }
+
+    async fn connect(&self, addresses: Vec<SocketAddr>, port: u16, to: &str) -> Result<TcpStream, NetError> {
         let mut connector = HttpConnector::new_with_resolver(Checked(addresses));
         connector.set_nodelay(true);
         connector.set_keepalive(Some(KEEPALIVE));
@@ -93,16 +109,6 @@ impl Dialer {
         });
         addresses.truncate(MAX_ADDRESSES);
         if addresses.is_empty() { Err(refused) } else { Ok(addresses) }
-    }
-}
-
-async fn resolve(host: &str, port: u16, to: &str) -> Result<Vec<SocketAddr>, NetError> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
-    }
-    match tokio::net::lookup_host((host, port)).await {
-        Ok(found) => Ok(found.collect()),
-        Err(error) => Err(NetError::Resolve { to: to.into(), why: innermost(&error) }),
     }
 }
 
@@ -146,7 +152,12 @@ mod tests {
     use super::*;
 
     fn dialer() -> Dialer {
-        Dialer { policy: Arc::default(), own: OwnAddresses::default(), timeout: Duration::from_secs(10) }
+        Dialer {
+            policy: Arc::default(),
+            own: OwnAddresses::default(),
+            timeout: Duration::from_secs(10),
+            resolver: Resolver::default(),
+        }
     }
 
     #[tokio::test]
@@ -198,6 +209,6 @@ mod tests {
         let error = dialer().dial("127.0.0.1", port).await.unwrap_err();
         assert!(matches!(error, NetError::Connect { .. }) && !error.is_timeout(), "{error:?}");
         let error = dialer().dial("no-such-host.invalid", 80).await.unwrap_err();
-        assert!(matches!(error, NetError::Resolve { .. } | NetError::ConnectTimeout { .. }), "{error:?}");
+        assert!(matches!(error, NetError::Resolve { .. } | NetError::ResolveTimeout { .. }), "{error:?}");
     }
 }

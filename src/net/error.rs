@@ -31,6 +31,12 @@ pub enum NetError {
         /// The cause.
         why: String,
     },
+    /// Nobody told its addresses in time.
+    #[error("The name of {to} was not resolved in time: the name servers do not answer.")]
+    ResolveTimeout {
+        /// The authority.
+        to: String,
+    },
     /// No address of it accepts a connection.
     #[error("Cannot connect to {to}: {why}.")]
     Connect {
@@ -39,7 +45,7 @@ pub enum NetError {
         /// The cause.
         why: String,
     },
-    /// Resolving or connecting, or the TLS handshake, took too long.
+    /// Connecting, or the TLS handshake, took too long.
     #[error("Connecting to {to} took too long.")]
     ConnectTimeout {
         /// The authority.
@@ -72,7 +78,7 @@ pub enum NetError {
 impl NetError {
     /// Whether time ran out: 504 rather than 502.
     pub const fn is_timeout(&self) -> bool {
-        matches!(self, Self::ConnectTimeout { .. } | Self::HeadTimeout { .. })
+        matches!(self, Self::ResolveTimeout { .. } | Self::ConnectTimeout { .. } | Self::HeadTimeout { .. })
     }
 
     /// What `error`, as the client library gives it, means: our own error where one is inside, else a broken connection.

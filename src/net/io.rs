@@ -15,9 +15,22 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 /// A connection to an origin, with or without TLS.
-pub(super) enum Stream {
+#[derive(Debug)]
+pub enum OriginStream {
+    /// Without.
     Plain(TcpStream),
+    /// With.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl OriginStream {
+    /// The connection below TLS.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
 }
 
 /// Which bytes have moved since the current request began.
@@ -50,12 +63,12 @@ impl Activity {
 
 /// A connection to an origin whose activity is noted.
 pub(super) struct OriginIo {
-    stream: Stream,
+    stream: OriginStream,
     activity: Arc<Activity>,
 }
 
 impl OriginIo {
-    pub(super) const fn new(stream: Stream, activity: Arc<Activity>) -> Self {
+    pub(super) const fn new(stream: OriginStream, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
 
@@ -123,7 +136,7 @@ impl AsyncWrite for OriginIo {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for OriginStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -132,7 +145,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for OriginStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),

@@ -17,6 +17,7 @@ mod io;
 mod policy;
 mod pool;
 mod replay;
+mod resolve;
 mod tls;
 mod upstream;
 
@@ -27,6 +28,7 @@ use bytes::Bytes;
 pub use client::{ClientConfig, HttpClient, WholeServer};
 pub use dial::OwnAddresses;
 pub use error::{ConfigError, NetError};
+pub use io::OriginStream;
 pub use policy::{DestinationPolicy, Pattern};
 pub use pool::{ClientConnection, ResponseBody};
 pub use upstream::{Upstream, presents_certificate, spoken_scheme};

@@ -305,6 +305,11 @@ impl Tasks {
         self.0.flights().contains_key(id)
     }
 
+    /// Whether some of this URL's content may be nearer than its origin: here, or with another host.
+    pub fn may_have(&self, url: &str) -> bool {
+        self.0.parts.scheduler.is_shared() || self.0.parts.storage.has_url(url)
+    }
+
     /// How many downloads are under way.
     pub fn in_flight(&self) -> usize {
         self.0.flights().len()

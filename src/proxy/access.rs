@@ -184,7 +184,7 @@ impl Drop for Record {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::io::Write;
     use std::sync::Mutex;
@@ -203,12 +203,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_line_says_what_happened_and_nothing_secret() {
+    /// What is logged meanwhile on this thread.
+    pub(in crate::proxy) fn lines_of(act: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
+        tracing::subscriber::with_default(subscriber, act);
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_what_happened_and_nothing_secret() {
+        let line = lines_of(|| {
             let uri = format!("http://user:secret@a:81/{}?token=secret", "p".repeat(2 * MAX_PATH)).parse().unwrap();
             let mut record = Record::begin(&Metrics::default(), &Method::GET, &uri);
             record.route(Label::Task);
@@ -219,7 +225,6 @@ mod tests {
             record.serves(TaskId::from_bytes([0xab; 32]), Arc::new(traffic));
             record.ended(End::Complete);
         });
-        let line = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         for want in [
             "access: method=GET host=a:81 path=/ppp",
             " route=\"task\" status=206 bytes=7 source=0 remote=5 local=0 ms=",

@@ -15,8 +15,14 @@ pub(super) fn is_conditional(headers: &HeaderMap) -> bool {
     PRECONDITIONS.iter().any(|name| headers.contains_key(name))
 }
 
-/// Which bytes a request asks for. What is no range of bytes, and several ranges at once, are answered with everything,
-/// as the standard allows.
+/// Whether a request asks for several ranges at once, which the origin answers in several parts.
+pub(super) fn has_several_ranges(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::RANGE).iter().filter_map(|line| line.to_str().ok());
+    let specs = lines.flat_map(|line| line.split_once('=').map_or("", |(_, set)| set).split(','));
+    specs.filter(|spec| !spec.trim().is_empty()).count() > 1
+}
+
+/// Which bytes a request asks for. What is no range of bytes is answered with everything, as the standard allows.
 pub(super) fn wish(headers: &HeaderMap) -> RangeWish {
     let mut lines = headers.get_all(header::RANGE).iter();
     match (lines.next(), lines.next()) {
@@ -102,6 +108,21 @@ mod tests {
         }
         assert_eq!(wish(&headers(&[])), RangeWish::Whole);
         assert_eq!(wish(&headers(&[("range", "bytes=1-2"), ("range", "bytes=1-2")])), RangeWish::Whole);
+    }
+
+    #[test]
+    fn several_ranges_are_seen() {
+        for (lines, want) in [
+            (&[][..], false),
+            (&[("range", "bytes=0-")], false),
+            (&[("range", "bytes=0-1,")], false),
+            (&[("range", "bytes=0-1, 3-4")], true),
+            (&[("range", "bytes=0-1,-5")], true),
+            (&[("range", "bytes=0-1"), ("range", "bytes=3-4")], true),
+            (&[("range", "0-1,2-3")], false),
+        ] {
+            assert_eq!(has_several_ranges(&headers(lines)), want, "{lines:?}");
+        }
     }
 
     #[test]

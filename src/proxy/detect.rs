@@ -66,9 +66,16 @@ fn is_request(read: &[u8]) -> Option<Protocol> {
         return None;
     }
     let method = line.iter().take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'-').count();
+    let more = (read.len() < ENOUGH).then_some(());
     match line.get(method) {
-        None if method > 0 && read.len() < ENOUGH => None,
-        Some(b' ') if method > 0 => Some(Protocol::Http1),
+        None if method > 0 => more.map_or(Some(Protocol::Opaque), |()| None),
+        Some(b' ') if method > 0 => match &line[method + 1..] {
+            [b'/' | b'*', ..] => Some(Protocol::Http1),
+            target if target.starts_with(b"http") => Some(Protocol::Http1),
+            target if b"http".starts_with(target) => more.map_or(Some(Protocol::Opaque), |()| None),
+            // Mail and others have words and spaces too.
+            _ => Some(Protocol::Opaque),
+        },
         _ => Some(Protocol::Opaque),
     }
 }
@@ -92,6 +99,10 @@ mod tests {
             (b"\x16", None),
             (b"\x16\x01", Some(Protocol::Opaque)),
             (b"SSH-2.0-x", Some(Protocol::Opaque)),
+            (b"EHLO a.example\r\n", Some(Protocol::Opaque)),
+            (b"NICK h", None),
+            (b"NICK hugo", Some(Protocol::Opaque)),
+            (b"OPTIONS * HTTP/1.1", Some(Protocol::Http1)),
             (b"\x00\x01", Some(Protocol::Opaque)),
             (b"GE", None),
             (b"\r", None),

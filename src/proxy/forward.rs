@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request, response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, response};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
@@ -18,7 +18,7 @@ use super::access::{End, Record};
 use super::fault::Fault;
 use super::gate::Bond;
 use super::handler::Inner;
-use super::headers::{add_via, strip_answer, strip_hop_by_hop, strip_ours, upgrade};
+use super::headers::{add_via, is_secret, strip_answer, strip_hop_by_hop, strip_ours, upgrade};
 use super::pipe::pipe;
 use super::respond::{GoAhead, Upload};
 use super::rewind::Rewound;
@@ -34,12 +34,42 @@ pub(super) fn outbound(parts: &request::Parts, target: &Target, id: &str) -> Hea
     strip_ours(&mut headers);
     add_via(&mut headers, parts.version, id);
     join_cookies(&mut headers);
+    if let Some(hops) = hops_left(parts).and_then(|hops| hops.checked_sub(1)) {
+        headers.insert(header::MAX_FORWARDS, HeaderValue::from(hops));
+    }
     match host(parts, target).or_else(|| HeaderValue::try_from(target.uri.authority()?.as_str()).ok()) {
         Some(host) => drop(headers.insert(header::HOST, host)),
         None => drop(headers.remove(header::HOST)),
     }
     headers
 }
+
+/// Over how many more proxies a request may go; only these two methods ask for such a limit (RFC 9110, 7.6.2).
+pub(super) fn hops_left(parts: &request::Parts) -> Option<u64> {
+    let limited = parts.method == Method::OPTIONS || parts.method == Method::TRACE;
+    let hops = parts.headers.get(header::MAX_FORWARDS).filter(|_| limited)?.to_str().ok()?;
+    hops.trim().parse().ok()
+}
+
+/// Our own answer to a request that goes no further.
+pub(super) fn last_hop(parts: &request::Parts) -> Response<Body> {
+    let mut response = Response::new(empty_body());
+    if parts.method == Method::OPTIONS {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        return response;
+    }
+    // A trace shows the request as it came, without what is secret in it.
+    let mut seen = format!("{} {} {:?}\r\n", parts.method, parts.uri, parts.version);
+    for (name, value) in parts.headers.iter().filter(|(name, _)| !is_secret(name)) {
+        seen += &format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
+    }
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("message/http"));
+    *response.body_mut() = Full::from(seen + "\r\n").map_err(|never| match never {}).boxed_unsync();
+    response
+}
+
+/// The methods that are passed on, as far as they have names.
+const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, CONNECT, OPTIONS, TRACE, PATCH";
 
 /// Makes the cookies one line. Only HTTP/2 has them in several, and the origin may speak HTTP/1 (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
@@ -246,6 +276,22 @@ mod tests {
         }
         let headers = outbound(&parts("https://name/x", &[]), &target("https://1.2.3.4/x", true), "me");
         assert_eq!(headers["host"], "name", "HTTP/2 names the host in the target");
+    }
+
+    #[test]
+    fn the_number_of_hops_goes_down() {
+        for (method, given, left) in [
+            ("OPTIONS", "3", Some("2")),
+            ("TRACE", "1", Some("0")),
+            ("OPTIONS", "0", Some("0")),
+            ("GET", "3", Some("3")),
+            ("OPTIONS", "x", Some("x")),
+        ] {
+            let mut sent = parts("http://a/", &[("max-forwards", given)]);
+            sent.method = method.parse().unwrap();
+            let headers = outbound(&sent, &target("http://a/", false), "me");
+            assert_eq!(headers.get("max-forwards").map(|hops| hops.to_str().unwrap()), left, "{method} {given}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::authorize::Authorizer;
 use super::bypass::Bypass;
 use super::config::Config;
 use super::fault::Fault;
+use super::forward::{hops_left, last_hop};
 use super::framing::is_host;
 use super::headers::upgrade;
 use super::listener::Session;
@@ -155,6 +156,9 @@ impl Inner {
         upgraded: OnUpgrade,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
+        if hops_left(&parts) == Some(0) {
+            return Ok(last_hop(&parts));
+        }
         let without_body = matches!(parts.method, Method::GET | Method::HEAD) && body.is_end_stream();
         if target.mirror.is_some() && without_body && upgrade(&parts.headers).is_none() {
             return Ok(self.pass(self.fetch_for_anybody(&parts, &target).await?, &target));

@@ -154,6 +154,11 @@ pub(super) fn has_credentials(headers: &HeaderMap) -> bool {
     headers.keys().any(is_credential)
 }
 
+/// Whether the value of a request header is not to be shown to anybody.
+pub(super) fn is_secret(name: &HeaderName) -> bool {
+    *name == header::PROXY_AUTHORIZATION || is_credential(name)
+}
+
 /// Whether a request header of this name carries what only its sender may know.
 pub(super) fn is_credential(name: &HeaderName) -> bool {
     let name = name.as_str();

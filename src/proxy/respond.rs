@@ -105,6 +105,10 @@ impl http_body::Body for Tallied {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.sent += bytes;
                 self.record.sent(bytes);
+                if frame.is_trailers() {
+                    // Nobody asks for what comes behind them.
+                    self.record.ended(End::Complete);
+                }
             }
             Poll::Ready(Some(Err(_))) => {
                 self.record.ended(End::Broken);
@@ -242,6 +246,22 @@ mod tests {
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
         assert_eq!((count(&metrics, "2xx"), metrics.in_flight.get()), (1, 0));
         assert_eq!((metrics.forwarded.get(), metrics.broken.get()), (5, 0));
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_trailers_ends_with_them() {
+        let metrics = Metrics::default();
+        let frames = stream::iter([
+            Ok(Frame::data(Bytes::from_static(b"a"))),
+            Ok(Frame::trailers(http::HeaderMap::new())),
+            Err(BoxError::from("nobody asks")),
+        ]);
+        let mut body = follow(Response::new(StreamBody::new(frames).boxed_unsync()), record(&metrics), None, IDLE);
+        for _ in 0..2 {
+            body.body_mut().frame().await.unwrap().unwrap();
+        }
+        let lines = crate::proxy::access::tests::lines_of(|| drop(body));
+        assert!(lines.contains("end=\"complete\""), "{lines}");
     }
 
     #[tokio::test]

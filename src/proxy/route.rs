@@ -12,7 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request};
 
 use super::bypass::Bypass;
-use super::conditional::{is_conditional, wish};
+use super::conditional::{has_several_ranges, is_conditional, wish};
 use super::config::{Config, PrivateContent};
 use super::fault::Fault;
 use super::headers::{has_credentials, has_passed, is_no_store, upgrade};
@@ -297,6 +297,9 @@ fn recognise(
     if has_secret(&target.uri, options.filter()) {
         return Route::Forward(target, Bypass::SecretQuery);
     }
+    if has_several_ranges(&parts.headers) {
+        return Route::Forward(target, Bypass::RangeForm);
+    }
     let with_credentials = has_credentials(&parts.headers);
     let passed_through =
         (with_credentials || routes.has_certificate(&target.uri)) && config.private_content == PrivateContent::Off;
@@ -515,6 +518,8 @@ mod tests {
             ("GET", "http://a/b.iso?x", &[], "probe http://a/b.iso?x"),
             ("GET", "https://a/b.iso", &[("range", "bytes=1-")], "probe https://a/b.iso"),
             ("GET", "http://a/b", &[("range", "bytes=1-")], "forward range-form http://a/b"),
+            ("GET", "http://a/b.iso", &[("range", "bytes=1-2,4-5")], "forward range-form http://a/b.iso"),
+            ("GET", "http://a/b", &[("range", "bytes=1-2,4-5")], "forward range-form http://a/b"),
             ("GET", "http://a/b", &[("x-dragonfly-use-p2p", "TRUE")], "probe http://a/b"),
             ("GET", "http://a/b.iso", &[("x-dragonfly-use-p2p", "false")], "forward disabled http://a/b.iso"),
             ("GET", "http://a/b.iso", &credentials, "forward credentials http://a/b.iso"),
@@ -533,6 +538,12 @@ mod tests {
             ("HEAD", "http://a/ruled/b", &[], "forward method https://mirror:81/ruled/b"),
             ("PUT", "http://a/ruled/b", &[], "forward method http://a/ruled/b"),
             ("GET", &format!("https://r{blob}"), &[], &format!("blob https://r{blob}")),
+            (
+                "GET",
+                &format!("https://r{blob}"),
+                &[("range", "bytes=1-2,4-5")],
+                &format!("forward range-form https://r{blob}"),
+            ),
             (
                 "GET",
                 &format!("https://r{blob}"),

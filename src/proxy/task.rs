@@ -114,6 +114,11 @@ impl Inner {
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
         let request = self.request(&parts, &target, &options);
+        let nearer = self.tasks.may_have(&identity_url(&target.uri, options.filter()));
+        if !nearer && wish(&parts.headers) == RangeWish::Whole {
+            // A probe could only tell what the client's own request tells as well.
+            return self.inspect(parts, target, options, record).await;
+        }
         for _ in 0..PROBES {
             let mut headers = outbound(&parts, &target, &self.config().id);
             headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));

@@ -11,7 +11,6 @@ use http::{Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::access::{End, Record};
@@ -24,16 +23,16 @@ use super::pipe::pipe;
 use super::rewind::Rewound;
 use super::route::{Door, Endpoint, Label};
 use crate::mitm::ClientHello;
-use crate::net::{Body, HttpClient, empty_body};
+use crate::net::{Body, HttpClient, OriginStream, empty_body};
 
 impl Wire for TokioIo<Upgraded> {
     // A stream of an HTTP/2 connection; the library resets it when it is dropped.
     fn abort(&self) {}
 }
 
-impl Wire for tokio_rustls::client::TlsStream<TcpStream> {
+impl Wire for OriginStream {
     fn abort(&self) {
-        self.get_ref().0.abort();
+        self.tcp().abort();
     }
 }
 

@@ -39,6 +39,10 @@ impl SchedulerClient for Embedded {
         Ok(self.0.announce_holdings(host, holdings).await?)
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     async fn leave(&self, host: &HostId) -> Result<(), SchedulerLost> {
         Ok(self.0.leave_host(host).await?)
     }

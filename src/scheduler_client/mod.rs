@@ -67,6 +67,11 @@ pub trait SchedulerClient: Send + Sync {
     /// Says that this host leaves.
     async fn leave(&self, host: &HostId) -> Result<(), SchedulerLost>;
 
+    /// Whether other hosts ask it too, so that it may know of somebody who holds what is wanted here.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     /// Changes when a scheduler may have forgotten this host: it is to be announced again, with all that it holds.
     fn forgotten(&self) -> watch::Receiver<u64> {
         watch::Sender::new(0).subscribe()

@@ -276,6 +276,11 @@ impl Storage {
         self.tasks().values().map(|task| summary(task, in_use(task))).collect()
     }
 
+    /// Whether there is anything of this URL, of whatever version.
+    pub fn has_url(&self, url: &str) -> bool {
+        self.tasks().values().any(|task| task.record.origin.url == url)
+    }
+
     /// How full the storage is.
     pub fn usage(&self) -> Usage {
         let tasks = self.tasks();

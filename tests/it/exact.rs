@@ -399,3 +399,93 @@ fn a_request_that_is_answered_before_its_body_is_not_held_up_by_it() {
     assert_eq!((answer.status, answer.ending.clone()), (200, Ending::Whole));
     assert_eq!(sha256_hex(&answer.body), sha256_hex(&file));
 }
+
+#[test]
+fn a_link_that_works_once_works() {
+    let file = random(9 * MIB, 706);
+    let whole = file.clone();
+    let used = std::sync::atomic::AtomicBool::new(false);
+    let origin = RawOrigin::start(move |_, _| {
+        if used.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            return Reply::send("HTTP/1.1 410 Gone\r\nContent-Length: 4\r\n\r\ngone");
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nETag: \"a\"\r\nContent-Length: {}\r\n\r\n", whole.len());
+        Reply::Send([head.as_bytes(), &whole].concat())
+    });
+    let daemon = Daemon::plan("h1").start();
+    daemon.get(&origin.url("/once.zip")).assert_is(&file);
+    assert_eq!(origin.seen().len(), 1, "the client's own request was the only one");
+    assert_eq!(daemon.get(&origin.url("/once.zip")).status, 410);
+}
+
+#[test]
+fn an_answer_to_the_question_for_one_byte_is_an_answer_to_all() {
+    let origin = RawOrigin::start(|head, _| match head.split(' ').nth(1).unwrap_or_default() {
+        "/busy.zip" => {
+            Reply::send("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 9\r\nContent-Length: 4\r\n\r\nbusy")
+        }
+        "/moved.zip" => Reply::send("HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"),
+        _ => Reply::send("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"),
+    });
+    let daemon = Daemon::plan("h1").start();
+    for (path, status) in [("/busy.zip", 503), ("/moved.zip", 302), ("/none.zip", 404)] {
+        let before = origin.seen().len();
+        // With a range of its own it is probed even where nobody else could help.
+        let answer = Ask::get(&origin.url(path)).via(daemon.proxy()).header("Range", "bytes=7-").send();
+        assert_eq!((answer.status, origin.seen().len() - before), (status, 1), "{path}");
+    }
+}
+
+#[test]
+fn several_ranges_are_the_origins_to_answer() {
+    let parts =
+        "--b\r\nContent-Range: bytes 0-1/9\r\n\r\nab\r\n--b\r\nContent-Range: bytes 4-5/9\r\n\r\nef\r\n--b--\r\n";
+    let origin = RawOrigin::start(move |head, _| {
+        assert!(head.to_lowercase().contains("range: bytes=0-1,4-5\r\n"), "{head}");
+        Reply::send(format!(
+            "HTTP/1.1 206 Partial Content\r\nETag: \"a\"\r\nContent-Type: multipart/byteranges; boundary=b\r\n\
+             Content-Length: {}\r\n\r\n{parts}",
+            parts.len()
+        ))
+    });
+    let daemon = Daemon::plan("h1").start();
+    for path in ["/f", "/f.iso"] {
+        let answer = Ask::get(&origin.url(path)).via(daemon.proxy()).header("Range", "bytes=0-1,4-5").send();
+        assert_eq!((answer.status, &answer.body[..]), (206, parts.as_bytes()));
+        assert_eq!(answer.line("content-type"), "multipart/byteranges; boundary=b");
+    }
+}
+
+#[test]
+fn a_name_may_end_with_the_dot_of_the_root() {
+    let origin = Origin::start();
+    let daemon = Daemon::plan("h1").start();
+    origin.put("/x", Page::plain("hello"));
+    let url = origin.url_by_name("/x").replace("localhost:", "localhost.:");
+    daemon.get(&url).assert_is(b"hello");
+    let (answer, _) =
+        exchange(daemon.proxy(), format!("GET {url} HTTP/1.1\r\nHost: localhost.\r\nConnection: close\r\n\r\n"));
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[test]
+fn a_limit_of_hops_is_kept() {
+    let origin = RawOrigin::start(|_, _| Reply::send("HTTP/1.1 200 OK\r\nX-Origin: 1\r\nContent-Length: 0\r\n\r\n"));
+    let daemon = Daemon::plan("h1").start();
+    let ask = |method: &str, hops: u32| {
+        let request = format!(
+            "{method} {} HTTP/1.1\r\nHost: x\r\nMax-Forwards: {hops}\r\nAuthorization: secret\r\nConnection: close\r\n\r\n",
+            origin.url("/x")
+        );
+        String::from_utf8_lossy(&exchange(daemon.proxy(), request).0).into_owned()
+    };
+    let traced = ask("TRACE", 0);
+    assert!(
+        traced.contains("message/http") && traced.contains("TRACE http://") && !traced.contains("secret"),
+        "{traced}"
+    );
+    assert!(ask("OPTIONS", 0).contains("Allow: GET, HEAD"));
+    assert_eq!(origin.seen().len(), 0);
+    assert!(ask("OPTIONS", 2).contains("X-Origin: 1"));
+    assert!(origin.seen()[0].1.contains("Max-Forwards: 1\r\n"));
+}

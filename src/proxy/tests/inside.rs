@@ -33,6 +33,12 @@ async fn tunnel(world: &World, origin: SocketAddr, headers: &str) -> TcpStream {
 
 /// Speaks TLS in a tunnel, trusting the proxy's CA and nothing else.
 async fn tls(world: &World, stream: TcpStream, alpn: &str) -> TlsStream<TcpStream> {
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    tokio::time::timeout(HANG, connector(world, alpn).connect(name, stream)).await.unwrap().unwrap()
+}
+
+/// Without a protocol where there is no name of one.
+fn connector(world: &World, alpn: &str) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(world.ca_pem.as_bytes()).unwrap()).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -40,9 +46,8 @@ async fn tls(world: &World, stream: TcpStream, alpn: &str) -> TlsStream<TcpStrea
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    tokio::time::timeout(HANG, TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap().unwrap()
+    config.alpn_protocols = alpn.split_terminator(' ').map(|name| name.as_bytes().to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
 }
 
 #[tokio::test]
@@ -123,5 +128,61 @@ async fn plain_http_and_anything_else_go_through_an_intercepted_tunnel_too() {
         let mut got = vec![0; first.len()];
         stream.read_exact(&mut got).await.unwrap();
         assert_eq!((&hello, got), (b"SSH-2.0-y\r\n", first.as_bytes().to_vec()));
+    }
+}
+
+#[tokio::test]
+async fn tls_that_is_not_ours_to_answer_reaches_the_server_as_it_is() {
+    let world = world(Config::default()).await;
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for (name, alpn) in [
+        ("127.0.0.1", "acme-tls/1"),
+        ("127.0.0.1", "http/1.0"),
+        ("other.example", ""),
+        ("other.example", "h2 http/1.1"),
+    ] {
+        let stream = tunnel(&world, server.local_addr().unwrap(), "").await;
+        let connector = connector(&world, alpn);
+        let name = ServerName::try_from(name).unwrap();
+        let client = tokio::spawn(async move { connector.connect(name, stream).await.map(drop) });
+        let (mut stream, _) = tokio::time::timeout(HANG, server.accept()).await.unwrap().unwrap();
+        let (hello, _) = crate::mitm::ClientHello::read(&mut stream, Vec::new()).await.unwrap();
+        let hello = hello.unwrap();
+        let protocols: Vec<_> = hello.protocols.iter().map(|name| String::from_utf8_lossy(name)).collect();
+        assert_eq!(protocols.join(" "), alpn);
+        // The server's own answer goes back: an alert that it knows no such name.
+        stream.write_all(b"\x15\x03\x03\x00\x02\x02\x70").await.unwrap();
+        let error = tokio::time::timeout(HANG, client).await.unwrap().unwrap().unwrap_err();
+        assert!(error.to_string().contains("UnrecognisedName"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn other_protocols_inside_tls_get_a_pipe() {
+    let world = world(Config { detect_timeout: Duration::from_millis(100), ..Config::default() }).await;
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for first in ["", "\0\x01binary", "EHLO a\r\n"] {
+        let mut client = tls(&world, tunnel(&world, server.local_addr().unwrap(), "").await, "").await;
+        client.write_all(first.as_bytes()).await.unwrap();
+        let (mut stream, _) = tokio::time::timeout(HANG, server.accept()).await.unwrap().unwrap();
+        stream.write_all(b"220 hello\r\n").await.unwrap();
+        let mut hello = [0; 11];
+        tokio::time::timeout(HANG, client.read_exact(&mut hello)).await.unwrap().unwrap();
+        let mut got = vec![0; first.len()];
+        tokio::time::timeout(HANG, stream.read_exact(&mut got)).await.unwrap().unwrap();
+        assert_eq!((&hello, got), (b"220 hello\r\n", first.as_bytes().to_vec()));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_agreed_on_http2_and_says_nothing_is_given_up() {
+    let patience = Duration::from_millis(200);
+    let world = world(Config { first_byte_from_client: patience, head_timeout: patience, ..Config::default() }).await;
+    let (origin, _) = origin(Answer::Whole("HTTP/1.1 200 OK\r\n\r\n")).await;
+    for said in [&b""[..], b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"nonsense"] {
+        let mut client = tls(&world, tunnel(&world, origin, "").await, "h2").await;
+        client.write_all(said).await.unwrap();
+        let end = tokio::time::timeout(HANG, client.read_to_end(&mut Vec::new())).await;
+        assert!(end.is_ok(), "{said:?}: it is still connected");
     }
 }
