@@ -40,6 +40,9 @@ const TASK_ID: HeaderName = HeaderName::from_static("x-dragonfly-task-id");
 const FINISHED: HeaderName = HeaderName::from_static("x-dragonfly-task-download-finished");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// How often a registry's challenge for a blob is answered with a new token: one that was remembered may be too old.
+const MAX_CHALLENGES: u32 = 2;
+
 /// How often a URL is probed when its content changes under our hands.
 const PROBES: u32 = 2;
 
@@ -175,18 +178,19 @@ impl Inner {
         let named = parts.headers.get(header::IF_RANGE).is_none_or(|named| named.as_bytes() == tag.as_bytes());
         let wish = if named { wish(&parts.headers) } else { RangeWish::Whole };
         let mut token = self.token_for_anybody(&parts, &target).await;
+        let mut challenged = 0;
         loop {
             let spec = self.blob_spec(&request, digest, token.clone());
             match self.serve_task(&request, spec, wish, None, record).await {
                 Ok(response) => return Ok(response),
                 Err(Fallback::Fault(fault)) => return Err(fault),
                 Err(Fallback::Challenged(answer)) => {
-                    // A token that was remembered may have expired; a second one from the challenge does not help.
-                    let new = self.token_by_challenge(&parts, &target, &answer.headers).await;
-                    if new.is_none() || new == token {
+                    let new = self.token_by_challenge(&parts, &target, &answer.headers, token.as_ref()).await;
+                    if new.is_none() || challenged == MAX_CHALLENGES {
                         note(record, Bypass::Status);
                         return Ok(self.untouched(answer, &target));
                     }
+                    challenged += 1;
                     token = new;
                 }
                 Err(fallback) => {

@@ -134,9 +134,7 @@ impl Inner {
         let answer = self.fetch(parts, headers.clone(), target).await?;
         self.learn(target, &answer);
         let wants_token = answer.status() == StatusCode::UNAUTHORIZED && serves_anybody(&parts.headers, target);
-        if wants_token
-            && let Some(new) = self.token_by_challenge(parts, target, answer.headers()).await
-            && Some(&new) != token.as_ref()
+        if wants_token && let Some(new) = self.token_by_challenge(parts, target, answer.headers(), token.as_ref()).await
         {
             headers.insert(header::AUTHORIZATION, new);
             return self.fetch(parts, headers, target).await;
@@ -168,12 +166,14 @@ impl Inner {
         self.tokens.fetch(self.client_for(parts), TokenRequest::anonymous(url)).await.ok()?.authorization()
     }
 
-    /// The token that a registry's challenge says that anybody may have; `None` where there is none.
+    /// The token that a registry's challenge says that anybody may have, and another one than was `tried`; `None` where
+    /// there is none.
     pub(super) async fn token_by_challenge(
         &self,
         parts: &request::Parts,
         target: &Target,
         answer: &HeaderMap,
+        tried: Option<&HeaderValue>,
     ) -> Option<HeaderValue> {
         let Some(Challenge::Bearer(bearer)) = Challenge::find(answer) else { return None };
         let own = match &bearer {
@@ -181,11 +181,17 @@ impl Inner {
             _ => vec![format!("repository:{}:pull", Resource::parse(target.uri.path())?.repository()?)],
         };
         let url = bearer.token_url(&target.uri, &own)?;
-        let answer = self.tokens.fetch(self.client_for(parts), TokenRequest::anonymous(url.clone())).await;
+        let question = TokenRequest::anonymous(url.clone());
+        let mut answer = self.tokens.fetch(self.client_for(parts), question.clone()).await;
+        if tried.is_some() && answer.as_ref().ok().and_then(TokenAnswer::authorization).as_ref() == tried {
+            // The registry does not take it any more, whatever it said of its end.
+            self.tokens.forget(&question).await;
+            answer = self.tokens.fetch(self.client_for(parts), question).await;
+        }
         if let Err(error) = &answer {
             tracing::info!(host = target.uri.host(), %error, "a registry's token for anybody could not be had");
         }
-        let token = answer.ok()?.authorization()?;
+        let token = answer.ok()?.authorization().filter(|token| Some(token) != tried)?;
         if let Some(repository) = repository(target) {
             self.tokens.remember(repository, url);
         }

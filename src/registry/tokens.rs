@@ -5,8 +5,9 @@
 //! - **At most a few questions at a time** go to one realm; the others wait their turn.
 //! - **A service that says "too many requests" is left alone** for as long as it says, within bounds.
 //!
-//! A token service is any URL that a registry's challenge named as its realm: [`Tokens::learn`]. So the clients' own
-//! questions, on their way through the proxy, are recognised and treated alike.
+//! A token service is any URL that a registry's challenge named as its realm ([`Tokens::learn`]), and whatever is asked
+//! for a scope as only registries have it. So the clients' own questions, on their way through the proxy, are recognised
+//! and treated alike.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -70,6 +71,10 @@ impl TokenRequest {
     pub fn anonymous(uri: Uri) -> Self {
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
         Self { method: Method::GET, uri, headers, body: Bytes::new() }
+    }
+
+    fn key(&self) -> [u8; 32] {
+        request_key(&self.method, &self.uri, &self.headers, &self.body)
     }
 
     fn has_credentials(&self) -> bool {
@@ -256,10 +261,21 @@ impl Tokens {
         }
     }
 
-    /// Whether this is a question for a token to a service that a registry named.
+    /// Whether this is a question for a registry's token.
     pub fn is_question(&self, method: &Method, uri: &Uri) -> bool {
-        let asks = || uri.query().is_some_and(|query| query.contains("service=") || query.contains("scope="));
-        (method == Method::POST || method == Method::GET && asks()) && self.0.realms.contains_key(&realm_of(uri))
+        let known = || self.0.realms.contains_key(&realm_of(uri));
+        match *method {
+            Method::POST => known(),
+            Method::GET => {
+                uri.query().is_some_and(|query| asks_for_scope(query) || query.contains("service=") && known())
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets the answer to a question: the registry does not know its token any more.
+    pub async fn forget(&self, request: &TokenRequest) {
+        self.0.answers.invalidate(&request.key()).await;
     }
 
     /// Notes where a token for a repository is to be had by anybody.
@@ -292,11 +308,7 @@ impl Tokens {
             answer.reuse = answer.reusable(with_credentials, self.0.config.reuse);
             if answer.token().is_some() { Ok(answer) } else { Err(TokenError::Answer(answer)) }
         };
-        let answer = self
-            .0
-            .answers
-            .try_get_with(request_key(&request.method, &request.uri, &request.headers, &request.body), ask)
-            .await;
+        let answer = self.0.answers.try_get_with(request.key(), ask).await;
         self.0.metrics.count(match (&answer, asked) {
             (_, false) => "shared",
             (Ok(_), true) => "asked",
@@ -356,6 +368,16 @@ async fn send(client: &HttpClient, asked: &TokenRequest, to: &str) -> Result<Tok
     let body = Limited::new(body, MAX_ANSWER).collect().await;
     let body = body.map_err(|_| TokenError::Broken { to: to.to_owned() })?.to_bytes();
     Ok(TokenAnswer { status: head.status, headers: head.headers, body, came: Instant::now(), reuse: Duration::ZERO })
+}
+
+/// Whether a query names a service and the scope of a repository or of a registry, as no other protocol has it.
+fn asks_for_scope(query: &str) -> bool {
+    let (mut service, mut scope) = (false, false);
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        service |= name == "service";
+        scope |= name == "scope" && (value.starts_with("repository:") || value.starts_with("registry:"));
+    }
+    service && scope
 }
 
 fn realm_of(uri: &Uri) -> String {

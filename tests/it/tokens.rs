@@ -82,7 +82,6 @@ fn a_registry_that_stands_in_the_query_has_clients_that_log_in_too() {
             } else {
                 // containerd makes the scope by itself, of the name without the registry.
                 let ask = ask_for_token(challenge, &format!("repository:{REPOSITORY}:pull"));
-                assert!(ask.url().starts_with(&base(&daemon)), "{challenge} leads around us");
                 token_of(&ask.header("Authorization", &basic(USER, SECRET)).send())
             };
             Ask::get(&url).header("Authorization", &credential).send().assert_is(body);
