@@ -31,7 +31,7 @@ const MAX_KEPT: u64 = 4096;
 /// The most bytes of an answer.
 const MAX_ANSWER: usize = 1 << 20;
 /// How long a service may ask to be left alone; longer is taken for this.
-const MAX_HOLD: Duration = Duration::from_secs(60);
+const MAX_HOLD: Duration = Duration::from_secs(24 * 3600);
 /// How long it is left alone when it does not say.
 const HOLD: Duration = Duration::from_secs(1);
 /// How long a token is good for where its answer does not say, as the distribution project has it.
@@ -165,7 +165,7 @@ pub enum TokenError {
     /// The service was not reached.
     #[error("{0}")]
     Net(NetError),
-    /// The service gave no answer in time, or asked to be left alone for longer than anybody waits.
+    /// The service gave no answer in time.
     #[error("The authorisation service at {to} gave no token in time.")]
     Late {
         /// `HOST[:PORT]`.
@@ -206,17 +206,18 @@ impl Metrics {
 /// One token service.
 struct Realm {
     slots: Semaphore,
-    /// Until when it asked to be left alone.
-    held: Mutex<Option<Instant>>,
+    /// Until when it asked to be left alone, and how it said so.
+    held: Mutex<Option<(Instant, TokenAnswer)>>,
 }
 
 impl Realm {
-    fn held_until(&self) -> Option<Instant> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).filter(|until| *until > Instant::now())
+    fn held(&self) -> Option<(Instant, TokenAnswer)> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().filter(|(until, _)| *until > Instant::now()).cloned()
     }
 
-    fn hold(&self, duration: Duration) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + duration);
+    fn hold(&self, duration: Duration, answer: TokenAnswer) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now() + duration, answer));
     }
 }
 
@@ -327,20 +328,20 @@ impl Tokens {
             _ => return Err(late()),
         };
         loop {
-            if let Some(until) = realm.held_until() {
+            if let Some((until, mut answer)) = realm.held() {
                 self.0.metrics.count("held");
                 if until >= deadline {
-                    return Err(late());
+                    // Nobody waits so long: they are told what the service said, and when to come again.
+                    let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+                    answer.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds as u64));
+                    return Ok(answer);
                 }
                 sleep_until(until).await;
                 continue;
             }
             let answer = timeout_at(deadline, send(client, request, &to)).await.map_err(|_| late())??;
             let Some(hold) = wants_peace(&answer) else { return Ok(answer) };
-            realm.hold(hold);
-            if Instant::now() + hold >= deadline {
-                return Ok(answer);
-            }
+            realm.hold(hold, answer);
         }
     }
 }

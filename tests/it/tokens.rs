@@ -314,6 +314,8 @@ fn tokens_for_a_form_are_told_apart_by_the_form() {
     let registry = registry(Access::UserToken, &Image::new(MIB, 858));
     registry.allow("bob", "secret of bob");
     let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).start();
+    // The registry says who hands out its tokens.
+    assert_eq!(Ask::get(&registry.url("/v2/")).via(daemon.proxy()).send().status, 401);
     let gate = Gate::at(0);
     registry.turn(|knobs| knobs.token_gate = Some(gate.clone()));
     let form = |user: &str, password: &str| {

@@ -99,11 +99,6 @@ impl Ask {
             identity: None,
         }
     }
-
-    pub(crate) fn url(&self) -> &str {
-        &self.url
-    }
-
     /// Goes through a proxy; with CONNECT when the URL is https.
     pub(crate) fn via(mut self, proxy: SocketAddr) -> Self {
         self.proxy = Some(proxy);
