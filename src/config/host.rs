@@ -9,11 +9,11 @@ const NAMELESS: &str = "localhost";
 /// A documentation address (RFC 5737): nothing is ever sent there, it only asks for the default route.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
-/// The address by which this host reaches the first scheduler that has one; else the one of its default route; else
-/// loopback. Opens a UDP socket and sends nothing.
-pub(super) fn own_ip(schedulers: &[String]) -> IpAddr {
+/// The address by which this host reaches the first scheduler that has one; else the one of its default route; `None`
+/// where it has neither, as before its network is up. Opens a UDP socket and sends nothing; names may have to be resolved.
+pub fn own_ip(schedulers: &[String]) -> Option<IpAddr> {
     let towards = schedulers.iter().filter_map(|addr| addr.to_socket_addrs().ok()).flatten();
-    towards.chain([ELSEWHERE]).find_map(route_to).unwrap_or(Ipv4Addr::LOCALHOST.into())
+    towards.chain([ELSEWHERE]).find_map(route_to)
 }
 
 fn route_to(addr: SocketAddr) -> Option<IpAddr> {
@@ -45,9 +45,9 @@ mod tests {
 
     #[test]
     fn the_address_faces_the_scheduler() {
-        assert_eq!(own_ip(&["127.0.0.1:8002".into()]), IpAddr::from([127, 0, 0, 1]));
-        assert!(!own_ip(&["no such name.invalid:1".into()]).is_unspecified());
-        assert!(!own_ip(&[]).is_unspecified());
+        assert_eq!(own_ip(&["127.0.0.1:8002".into()]), Some(IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(own_ip(&["no such name.invalid:1".into()]), own_ip(&[]), "the default route's, if there is one");
+        assert!(own_ip(&[]).is_none_or(|ip| !ip.is_unspecified()));
     }
 
     #[test]

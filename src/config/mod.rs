@@ -24,7 +24,7 @@ use damselfly_runtime::{UsageError, config};
 
 pub use args::{Args, Command, Flags};
 pub use file::File;
-pub use host::data_dir as default_data_dir;
+pub use host::{data_dir as default_data_dir, own_ip};
 pub use proxying::{CaFiles, MirrorPort};
 pub use secret::Secret;
 pub use typed::{Config, Host, Listen, Log, Scheduler};
@@ -61,9 +61,9 @@ pub fn load(flags: &Flags) -> Result<Loaded, UsageError> {
         None => File::default(),
     };
     flags.apply(&mut file);
-    resolve::resolve(&mut file);
+    let looked_for = resolve::resolve(&mut file);
     let place = Place(path.as_deref());
-    let config = Config::check(&file, place, &mut warnings)?;
+    let config = Config::check(&file, looked_for, place, &mut warnings)?;
     Ok(Loaded { config, effective: file, warnings })
 }
 

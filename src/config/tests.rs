@@ -32,12 +32,19 @@ fn with_a_scheduler_peers_reach_the_host() {
     assert!(matches!(config.scheduler, Scheduler::Remote { addrs, .. } if addrs == ["sched.example:8002"]));
     let config = load_text("scheduler:\n  addrs: ['127.0.0.1:8002']\n").unwrap().config;
     assert_eq!(config.host.ip, IpAddr::V4(Ipv4Addr::LOCALHOST), "the address that faces the scheduler");
+    assert!(config.host.looked_for);
+    for beside in ["['127.0.0.1:8002', '192.0.2.1:8002']", "['a.example:8002']"] {
+        let text = format!("host:\n  ip: 127.0.0.1\nscheduler:\n  addrs: {beside}\n");
+        assert!(!load_text(&text).unwrap().config.host.looked_for, "{beside}: the others may be on this host too");
+    }
 }
 
 #[test]
 fn mistakes_name_the_file_the_key_and_the_reason() {
     for (text, expected) in [
         ("host:\n  ip: 0.0.0.0\n", "a.yaml: host.ip: 0.0.0.0 is not"),
+        ("host:\n  ip: 127.0.0.1\nscheduler:\n  addrs: ['192.0.2.1:8002']\n", "a.yaml: host.ip: other hosts"),
+        ("host:\n  ip: ::1\nscheduler:\n  addrs: ['192.0.2.1:1', '[2001:db8::1]:1']\n", "a.yaml: host.ip: other hosts"),
         ("host:\n  hostname: a b\n", "a.yaml: host.hostname: "),
         ("host:\n  ip: here\n", "a.yaml: host.ip: "),
         ("log:\n  format: xml\n", "a.yaml: log.format: "),

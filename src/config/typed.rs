@@ -62,6 +62,9 @@ pub struct Config {
 pub struct Host {
     /// Where others reach it.
     pub ip: IpAddr,
+    /// Whether that was looked for, with [`own_ip`](super::own_ip), rather than configured: it may change, and is loopback
+    /// where there was no network yet.
+    pub looked_for: bool,
     /// Its name.
     pub hostname: String,
     /// Its data centre, or empty.
@@ -111,12 +114,17 @@ pub enum Scheduler {
 }
 
 impl Config {
-    /// Makes it of a resolved file.
-    pub(super) fn check(file: &File, place: Place<'_>, warnings: &mut Vec<String>) -> Result<Self, UsageError> {
+    /// Makes it of a resolved file; `looked_for` says whether the host's address comes from there.
+    pub(super) fn check(
+        file: &File,
+        looked_for: bool,
+        place: Place<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, UsageError> {
         let missing = |key| place.error(key, "has no value");
         let data_dir = file.data_dir.clone().ok_or_else(|| missing("dataDir"))?;
         Ok(Self {
-            host: host(file, place)?,
+            host: host(file, looked_for, place)?,
             log: log(file, place)?,
             grace: file.drain.grace.0,
             listen: listen(file, place, warnings)?,
@@ -137,17 +145,28 @@ impl Config {
     }
 }
 
-fn host(file: &File, place: Place<'_>) -> Result<Host, UsageError> {
+fn host(file: &File, looked_for: bool, place: Place<'_>) -> Result<Host, UsageError> {
     let ip = file.host.ip.ok_or_else(|| place.error("host.ip", "has no value"))?;
     if ip.is_unspecified() || ip.is_multicast() {
         return Err(place.error("host.ip", format!("{ip} is not an address at which others reach this host")));
+    }
+    if ip.is_loopback() && !looked_for && schedulers_are_elsewhere(file) {
+        let reason = format!("other hosts of the schedulers in scheduler.addrs do not reach this one at {ip}");
+        return Err(place.error("host.ip", reason));
     }
     let hostname = file.host.hostname.clone().unwrap_or_default();
     if hostname.is_empty() || hostname.len() > 253 || hostname.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(place.error("host.hostname", format!("{hostname:?} is not a host name")));
     }
     let (idc, location) = (file.host.idc.clone(), file.host.location.clone());
-    Ok(Host { ip, hostname, idc, location, seed: file.seed_peer.enable })
+    Ok(Host { ip, looked_for, hostname, idc, location, seed: file.seed_peer.enable })
+}
+
+/// Whether there are schedulers, and none of them is on this host, as far as their addresses say. A name says nothing.
+fn schedulers_are_elsewhere(file: &File) -> bool {
+    let addrs = &file.scheduler.addrs;
+    let elsewhere = |addr: &String| addr.parse::<SocketAddr>().is_ok_and(|addr| !addr.ip().is_loopback());
+    !addrs.is_empty() && addrs.iter().all(elsewhere)
 }
 
 fn log(file: &File, place: Place<'_>) -> Result<Log, UsageError> {

@@ -1,6 +1,6 @@
 //! This host's part in the swarm: who it is, which scheduler it asks, its tasks, and what it serves to peers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::bound::Addresses;
 use crate::backend::Backend;
-use crate::config::{Config, Scheduler};
+use crate::config::{self, Config, Scheduler};
 use crate::net::HttpClient;
 use crate::p2p::{self, Parts, Tasks};
 use crate::rpc::peer::{self, PeerServer};
@@ -92,8 +92,10 @@ pub(super) fn peer_server(
 ) -> PeerServer {
     let metrics = peer::Metrics::default();
     metrics.register(registry);
-    // Where it listens may be any address of the host; others are told the one at which they reach it.
-    let config = peer::Config::new(SocketAddr::new(host.ip, addresses.data.port()));
+    // Where it listens may be any address of the host; others are told the one at which they reach it. A host that had no
+    // network when it started does not know that one.
+    let ip = if host.ip.is_loopback() { addresses.data.ip() } else { host.ip };
+    let config = peer::Config::new(SocketAddr::new(ip, addresses.data.port()));
     let seed: Option<Arc<dyn peer::SeedTrigger>> =
         if host.seed { Some(Arc::new(Seeder::new(tasks.clone()))) } else { None };
     let tasks = tasks.clone();
@@ -121,5 +123,13 @@ pub(super) fn announcer(
     }
     let (tasks, share) = (tasks.clone(), config.share);
     let holdings = move || if share { tasks.holdings() } else { Vec::new() };
-    Announcer::new(Arc::clone(scheduler), host.clone(), holdings, settings)
+    let ip = config.host.ip;
+    let locate: Box<dyn Fn() -> Option<IpAddr> + Send + Sync> = match &config.scheduler {
+        Scheduler::Remote { addrs, .. } if config.host.looked_for => {
+            let addrs = addrs.clone();
+            Box::new(move || config::own_ip(&addrs))
+        }
+        _ => Box::new(move || Some(ip)),
+    };
+    Announcer::new(Arc::clone(scheduler), host.clone(), locate, holdings, settings)
 }

@@ -238,10 +238,15 @@ impl DfdaemonUpload for Service {
         request: Request<SyncPiecesRequest>,
     ) -> Result<Response<BoxStream<SyncPiecesResponse>>, Status> {
         let wanted = convert::pieces_wanted_from_wire(request.get_ref())?;
+        let here = request.local_addr();
         let open = self.open()?;
         let stored = self.storage.get(&wanted.task).filter(|stored| stored.audience() != Audience::Host);
         let stored = stored.ok_or_else(|| Status::not_found("this host does not have the task"))?;
-        let Config { data_addr, quiet, .. } = self.config;
+        let Config { mut data_addr, quiet, .. } = self.config;
+        // A host that does not know its own address was reached at this one.
+        if let (true, Some(here)) = (data_addr.ip().is_unspecified(), here) {
+            data_addr.set_ip(here.ip());
+        }
         let downloading = Arc::clone(&self.downloading);
         let pieces = peer_pieces::announce(stored, wanted.pieces, data_addr, quiet, downloading);
         let announced = self.metrics.announced.clone();

@@ -1,12 +1,13 @@
 //! Tells the schedulers, for as long as the daemon runs, that this host is there and what it holds.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use damselfly_core::swarm::{Holding, HostInfo};
 use damselfly_runtime::Watch;
 
-use super::{Config, SchedulerClient};
+use super::{Config, SchedulerClient, SchedulerLost};
 
 /// How long after a scheduler was lost the host is announced anew; gathers what comes at once.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -15,22 +16,28 @@ const SETTLE: Duration = Duration::from_millis(500);
 const LEAVE_TIME: Duration = Duration::from_secs(3);
 
 /// Announces a host at the configured interval, and all that it holds whenever a scheduler may not know it.
+///
+/// **A host without an address that others reach is not announced**: before its network is up it would be offered, and
+/// cost everybody a try. Its address is looked at again each time.
 pub struct Announcer {
     client: Arc<dyn SchedulerClient>,
     host: HostInfo,
+    locate: Arc<dyn Fn() -> Option<IpAddr> + Send + Sync>,
     holdings: Box<dyn Fn() -> Vec<Holding> + Send + Sync>,
     config: Config,
 }
 
 impl Announcer {
-    /// Announces `host`; `holdings` says what it holds when it is asked.
+    /// Announces `host`; `locate` says where others reach it now, `holdings` what it holds. Both are asked each time;
+    /// `locate` may block for a while.
     pub fn new(
         client: Arc<dyn SchedulerClient>,
         host: HostInfo,
+        locate: impl Fn() -> Option<IpAddr> + Send + Sync + 'static,
         holdings: impl Fn() -> Vec<Holding> + Send + Sync + 'static,
         config: Config,
     ) -> Self {
-        Self { client, host, holdings: Box::new(holdings), config }
+        Self { client, host, locate: Arc::new(locate), holdings: Box::new(holdings), config }
     }
 
     /// Runs until the drain begins; then the host takes its leave.
@@ -46,6 +53,13 @@ impl Announcer {
         }
     }
 
+    /// The host, at the address that it has now.
+    async fn host_now(&self) -> Option<HostInfo> {
+        let locate = Arc::clone(&self.locate);
+        let ip = tokio::task::spawn_blocking(move || locate()).await.ok().flatten()?;
+        Some(HostInfo { ip, ..self.host.clone() })
+    }
+
     async fn announce(&self) {
         let mut forgotten = self.client.forgotten();
         let (mut known, mut reachable) = (false, true);
@@ -53,7 +67,10 @@ impl Announcer {
         loop {
             // Whoever forgets from here on is told in the next round.
             let _ = forgotten.borrow_and_update();
-            let announced = self.client.announce_host(&self.host).await;
+            let announced = match self.host_now().await {
+                Some(host) => self.client.announce_host(&host).await,
+                None => Err(SchedulerLost("this host has no address yet at which others reach it".into())),
+            };
             // An announcement may be what shows that a scheduler forgot.
             known &= !forgotten.has_changed().unwrap_or(false);
             if announced.is_ok() && !known {
@@ -80,5 +97,70 @@ impl Announcer {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use damselfly_core::HostId;
+    use damselfly_core::swarm::Registration;
+    use damselfly_runtime::Drain;
+    use tokio::sync::mpsc;
+
+    use super::super::Conversation;
+    use super::*;
+
+    /// Hands on where the host says it is.
+    struct Noting(mpsc::UnboundedSender<IpAddr>);
+
+    #[async_trait]
+    impl SchedulerClient for Noting {
+        async fn register(&self, _: Registration) -> Result<Conversation, SchedulerLost> {
+            Err(SchedulerLost("not in this test".into()))
+        }
+
+        async fn announce_host(&self, host: &HostInfo) -> Result<(), SchedulerLost> {
+            self.0.send(host.ip).map_err(|_| SchedulerLost("the test is over".into()))
+        }
+
+        async fn announce_holdings(&self, _: &HostId, _: Vec<Holding>) -> Result<(), SchedulerLost> {
+            Ok(())
+        }
+
+        async fn leave(&self, _: &HostId) -> Result<(), SchedulerLost> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_is_announced_where_it_is_now_and_not_before_it_is_anywhere() {
+        let (first, second) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        // No network for two looks; then an address, and later another one.
+        let looks = Mutex::new(vec![second, first].into_iter().map(Some).collect::<Vec<_>>());
+        looks.lock().unwrap().extend([None, None]);
+        let locate = move || looks.lock().unwrap().pop().unwrap_or(Some(second));
+        let host = HostInfo {
+            id: "h".into(),
+            seed: false,
+            hostname: "h".into(),
+            ip: IpAddr::from([127, 0, 0, 1]),
+            rpc_port: 1,
+            data_port: 2,
+            proxy_port: None,
+            upload_slots: 1,
+            idc: String::new(),
+            location: String::new(),
+        };
+        let (noting, mut noted) = mpsc::unbounded_channel();
+        let drain = Drain::new();
+        let announcer = Announcer::new(Arc::new(Noting(noting)), host, locate, Vec::new, Config::default());
+        tokio::spawn(announcer.run(drain.watch()));
+        let begun = tokio::time::Instant::now();
+        assert_eq!(noted.recv().await, Some(first));
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is looked for soon: {:?}", begun.elapsed());
+        assert_eq!(noted.recv().await, Some(second));
     }
 }

@@ -324,7 +324,7 @@ async fn a_scheduler_that_dies_is_lost_and_learns_everything_again() {
     let config = Config { backoff_least: Duration::from_millis(20), ..Config::default() };
     let client = Arc::new(GrpcSchedulers::new(&[addr.to_string()], config.clone(), Metrics::default()).unwrap());
     let drain = Drain::new();
-    let announcer = Announcer::new(client.clone(), host(1), || vec![holding(1)], config);
+    let announcer = Announcer::new(client.clone(), host(1), || Some(host(1).ip), || vec![holding(1)], config);
     tokio::spawn(announcer.run(drain.watch()));
     reaches(&before.held, 1).await;
     let mut conversation = client.register(registration(2)).await.unwrap();
