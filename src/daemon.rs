@@ -54,7 +54,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
 
     let host = peering::host(&config, &addresses);
     tracing::info!(host = %host.id, addresses = %serde_json::to_string(&addresses)?, "listening");
-    let scheduler = peering::scheduler(&config, &mut registry)?;
+    let scheduler = peering::scheduler(&config, drain.watch(), &mut registry)?;
     let tasks = peering::tasks(&config, &host, &storage, &http, &scheduler, &mut registry);
     let proxy = proxying::proxy(&config, &http, &tasks, interceptor, drain.watch(), &mut registry);
 

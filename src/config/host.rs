@@ -12,7 +12,7 @@ const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2
 /// The address by which this host reaches the first scheduler that has one; else the one of its default route; `None`
 /// where it has neither, as before its network is up. Opens a UDP socket and sends nothing; names may have to be resolved.
 pub fn own_ip(schedulers: &[String]) -> Option<IpAddr> {
-    let towards = schedulers.iter().filter_map(|addr| addr.to_socket_addrs().ok()).flatten();
+    let towards = schedulers.iter().filter_map(|addr| without_scheme(addr).to_socket_addrs().ok()).flatten();
     towards.chain([ELSEWHERE]).find_map(route_to)
 }
 
@@ -37,6 +37,11 @@ pub fn data_dir() -> PathBuf {
     let var = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = var("XDG_DATA_HOME").or_else(|| var("HOME").map(|home| home.join(".local/share")));
     base.unwrap_or_else(std::env::temp_dir).join("damselfly")
+}
+
+/// The address in an entry of `scheduler.addrs`, which may say that it is a name for several schedulers.
+fn without_scheme(entry: &str) -> &str {
+    entry.strip_prefix("dns:").map_or(entry, |name| name.trim_start_matches('/'))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::file::File;
 use super::proxying::{self, CaFiles, MirrorPort};
 use super::{Place, traffic};
 use crate::registry::Mirror;
+use crate::scheduler_client::Discovery;
 use crate::{net, p2p, proxy, storage};
 
 /// The longest path that a Unix socket can have on Linux.
@@ -104,10 +105,12 @@ pub struct Listen {
 pub enum Scheduler {
     /// Its own, in this process.
     Embedded,
-    /// These, as `HOST:PORT`.
+    /// Those that are found here.
     Remote {
-        /// At least one.
+        /// At least one entry: `HOST:PORT`, `dns:HOST:PORT` or `file:PATH`.
         addrs: Vec<String>,
+        /// What they mean.
+        discovery: Discovery,
         /// How often the host announces itself.
         announce_interval: Duration,
     },
@@ -220,12 +223,10 @@ fn scheduler(file: &File, place: Place<'_>) -> Result<Scheduler, UsageError> {
         (Some(true), false) => Err(place.error("scheduler.embedded", "is true, and scheduler.addrs is not empty")),
         (_, true) => Ok(Scheduler::Embedded),
         (_, false) => {
-            if let Some(bad) = addrs.iter().find(|addr| !is_host_port(addr)) {
-                return Err(place.error("scheduler.addrs", format!("{bad:?} is not HOST:PORT")));
-            }
+            let discovery = Discovery::parse(&addrs).map_err(|error| place.error("scheduler.addrs", error))?;
             let interval = file.scheduler.announce_interval.0;
             let announce_interval = positive(interval, "scheduler.announceInterval", place)?;
-            Ok(Scheduler::Remote { addrs, announce_interval })
+            Ok(Scheduler::Remote { addrs, discovery, announce_interval })
         }
     }
 }
@@ -270,11 +271,4 @@ fn tasks(file: &File, place: Place<'_>) -> Result<p2p::Config, UsageError> {
 
 pub(super) fn positive(span: Duration, key: &str, place: Place<'_>) -> Result<Duration, UsageError> {
     if span.is_zero() { Err(place.error(key, "must be more than nothing")) } else { Ok(span) }
-}
-
-/// Whether a text names a host and a port other than 0.
-fn is_host_port(text: &str) -> bool {
-    text.parse::<http::uri::Authority>().is_ok_and(|authority| {
-        !authority.host().is_empty() && authority.port_u16().is_some_and(|port| port != 0) && !text.contains('@')
-    })
 }

@@ -44,9 +44,13 @@ pub(super) fn host(config: &Config, addresses: &Addresses) -> HostInfo {
 }
 
 /// The scheduler that this host asks: its own, or those that are configured.
-pub(super) fn scheduler(config: &Config, registry: &mut Registry) -> anyhow::Result<Arc<dyn SchedulerClient>> {
-    let addrs = match &config.scheduler {
-        Scheduler::Remote { addrs, .. } => addrs,
+pub(super) fn scheduler(
+    config: &Config,
+    drain: Watch,
+    registry: &mut Registry,
+) -> anyhow::Result<Arc<dyn SchedulerClient>> {
+    let discovery = match &config.scheduler {
+        Scheduler::Remote { discovery, .. } => discovery,
         Scheduler::Embedded => {
             let handle = Handle::spawn(damselfly_scheduler::Config::default(), SinceStart::new(), NoSeeds);
             return Ok(Arc::new(Embedded::new(handle)));
@@ -54,8 +58,10 @@ pub(super) fn scheduler(config: &Config, registry: &mut Registry) -> anyhow::Res
     };
     let metrics = scheduler_client::Metrics::default();
     metrics.register(registry);
-    let schedulers = GrpcSchedulers::new(addrs, scheduler_client::Config::default(), metrics);
-    Ok(Arc::new(schedulers.map_err(|error| UsageError::new(format!("scheduler.addrs: {error}")))?))
+    let schedulers = GrpcSchedulers::new(&discovery.fixed(), scheduler_client::Config::default(), metrics);
+    let schedulers = schedulers.map_err(|error| UsageError::new(format!("scheduler.addrs: {error}")))?;
+    tokio::spawn(discovery.clone().run(schedulers.clone(), drain));
+    Ok(Arc::new(schedulers))
 }
 
 /// The tasks of this host.

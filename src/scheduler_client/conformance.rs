@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use damselfly_api::convert::{self, Listener, PeerSays};
 use damselfly_api::ours::holdings_server::{Holdings, HoldingsServer};
-use damselfly_api::ours::{AnnounceHoldingsRequest, AnnounceHoldingsResponse};
+use damselfly_api::ours::{AnnounceHoldingsRequest, AnnounceHoldingsResponse, WatchRequest, WatchResponse};
 use damselfly_api::scheduler::scheduler_server::{Scheduler, SchedulerServer};
 use damselfly_api::scheduler::{AnnounceHostRequest, AnnouncePeerRequest, AnnouncePeerResponse, DeleteHostRequest};
 use damselfly_core::swarm::{Answer, Held, Holding, HostInfo, Origin, Registration, Report, SourceWish};
@@ -122,6 +122,14 @@ impl Holdings for Wire {
         self.held.fetch_add(holdings.len() as u64, Ordering::SeqCst);
         self.handle.announce_holdings(&host, holdings).await.map_err(|_| Status::unavailable(""))?;
         Ok(Response::new(AnnounceHoldingsResponse {}))
+    }
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<BoxStream<WatchResponse>>, Status> {
+        if self.plain {
+            return Err(Status::unimplemented("a plain scheduler"));
+        }
+        let here = futures_util::stream::once(async { Ok(WatchResponse {}) }).chain(futures_util::stream::pending());
+        Ok(Response::new(Box::pin(here)))
     }
 }
 
@@ -342,6 +350,61 @@ async fn a_scheduler_that_dies_is_lost_and_learns_everything_again() {
     assert_eq!(hosts().await, Ok(true), "a known host has a deadline");
     drain.wait(SOON).await;
     assert_eq!(hosts().await, Ok(false), "the drain took leave");
+}
+
+#[tokio::test]
+async fn an_idle_host_notices_at_once_that_its_scheduler_began_anew() {
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (before, addr) = process
+        .spawn(async {
+            let (listener, addr) = listen().await;
+            let wire = Wire::new(scheduler(), 1);
+            tokio::spawn(wire.clone().serve(listener));
+            (wire, addr)
+        })
+        .await
+        .unwrap();
+    // Nobody would announce anything for an hour.
+    let config = Config { announce_interval: Duration::from_secs(3600), ..Config::default() };
+    let client = Arc::new(GrpcSchedulers::new(&[addr.to_string()], config.clone(), Metrics::default()).unwrap());
+    let drain = Drain::new();
+    let here = Some(host(1).ip);
+    let announcer = Announcer::new(client.clone(), host(1), move || here, || vec![holding(1)], config);
+    tokio::spawn(announcer.run(drain.watch()));
+    reaches(&before.held, 1).await;
+
+    process.shutdown_background();
+    let after = Wire::new(scheduler(), 2);
+    let listener = tokio::time::timeout(SOON, freed(addr)).await.expect("its port in time");
+    tokio::spawn(after.clone().serve(listener));
+    reaches(&after.held, 1).await;
+}
+
+#[tokio::test]
+async fn one_that_is_gone_is_not_asked_and_one_that_is_silent_is_not_waited_for() {
+    let (dead, dead_addr) = listen().await;
+    drop(dead);
+    let gone = over_grpc(&[dead_addr]);
+    // The watch finds out by itself.
+    let known = async {
+        while gone.register(registration(1)).await.is_err_and(|lost| !lost.0.starts_with("none is known")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, known).await.expect("it is known to be gone");
+
+    // It accepts, and never says a word.
+    let (_silent, silent_addr) = listen().await;
+    let (listener, addr) = listen().await;
+    tokio::spawn(Wire::new(scheduler(), 1).serve(listener));
+    let client = over_grpc(&[silent_addr, addr]);
+    client.announce_host(&host(1)).await.unwrap();
+    for n in 1..9 {
+        let mut registration = registration(1);
+        registration.task = TaskId::from_bytes([n; 32]);
+        let mut conversation = client.register(registration).await.unwrap();
+        heard(&mut conversation, |answer| *answer == Answer::GoToSource).await;
+    }
 }
 
 /// A listener at an address that another one is about to give up.

@@ -1,16 +1,21 @@
 //! Schedulers over gRPC.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use damselfly_api::convert::{self, MAX_MESSAGE, Voice};
+use damselfly_api::ours::WatchRequest;
 use damselfly_api::ours::holdings_client::HoldingsClient;
 use damselfly_api::scheduler::DeleteHostRequest;
 use damselfly_api::scheduler::scheduler_client::SchedulerClient as SchedulerStub;
 use damselfly_core::HostId;
 use damselfly_core::swarm::{Holding, HostInfo, Registration};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
@@ -19,21 +24,40 @@ use super::pump::{End, Pump};
 use super::scheduler::Scheduler;
 use super::{Config, Conversation, Metrics, QUEUE, SchedulerClient, SchedulerLost, ring};
 
+/// After how long a broken watch is opened again, at first; the wait doubles.
+const WATCH_AGAIN: Duration = Duration::from_millis(250);
+
 /// The most characters of a scheduler's own words that are repeated.
 const MAX_WORDS: usize = 200;
 
+/// After how long without an answer the next scheduler is asked too.
+const NEXT_AFTER: Duration = Duration::from_secs(1);
+
 /// One or several schedulers, found by their addresses. Clones are the same.
 ///
-/// A task registers at the scheduler that [`ring`] names; at the next one if that does not answer. Hosts and what they
-/// hold are announced to all of them.
+/// A task registers at the scheduler that [`ring`] names; at the next one if that does not answer, or not soon. Hosts
+/// and what they hold are announced to all of them. Each of our own schedulers is watched, so that one that is gone is
+/// known before anybody asks it, and one that comes back is told at once what is here.
 #[derive(Clone)]
 pub struct GrpcSchedulers(Arc<Shared>);
 
 struct Shared {
-    schedulers: Vec<Scheduler>,
+    schedulers: RwLock<Vec<Watched>>,
     config: Config,
     metrics: Metrics,
     forgotten: watch::Sender<u64>,
+}
+
+/// A scheduler, and the task that watches it for as long as it is one of ours.
+struct Watched {
+    scheduler: Arc<Scheduler>,
+    watch: AbortHandle,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
 }
 
 /// A failed call as one bounded sentence.
@@ -43,27 +67,67 @@ pub(super) fn sentence(status: &Status) -> String {
 }
 
 impl GrpcSchedulers {
-    /// Schedulers at these addresses, `HOST:PORT` each. They are connected to when they are first needed.
+    /// Schedulers at these addresses, `HOST:PORT` each; others may be found later. Must run on a tokio runtime.
     ///
     /// # Errors
-    /// For no address at all, and for what is none.
+    /// For what is no address.
     pub fn new(addrs: &[String], config: Config, metrics: Metrics) -> Result<Self, SchedulerLost> {
-        let schedulers =
-            addrs.iter().map(|addr| Scheduler::new(addr.clone(), &config)).collect::<Result<Vec<_>, _>>()?;
-        if schedulers.is_empty() {
-            return Err(SchedulerLost("none is configured".into()));
-        }
-        Ok(Self(Arc::new(Shared { schedulers, config, metrics, forgotten: watch::Sender::new(0) })))
+        let forgotten = watch::Sender::new(0);
+        let this = Self(Arc::new(Shared { schedulers: RwLock::default(), config, metrics, forgotten }));
+        let watched = addrs.iter().map(|addr| this.watched(addr)).collect::<Result<Vec<_>, _>>()?;
+        *this.0.schedulers.write().unwrap_or_else(PoisonError::into_inner) = watched;
+        Ok(this)
     }
 
-    async fn register_at(&self, index: usize, registration: &Registration) -> Result<Conversation, SchedulerLost> {
-        let scheduler = &self.0.schedulers[index];
+    /// Makes the schedulers those at these addresses; says whether that changed anything. Conversations with one that is
+    /// no longer among them go on to their end. What is no address is left out.
+    pub fn replace(&self, addrs: &[String]) -> bool {
+        let mut schedulers = self.0.schedulers.write().unwrap_or_else(PoisonError::into_inner);
+        let before = schedulers.len();
+        schedulers.retain(|watched| addrs.contains(&watched.scheduler.addr));
+        let mut changed = schedulers.len() != before;
+        for addr in addrs {
+            if schedulers.iter().any(|watched| watched.scheduler.addr == *addr) {
+                continue;
+            }
+            match self.watched(addr) {
+                Ok(watched) => {
+                    schedulers.push(watched);
+                    changed = true;
+                }
+                Err(why) => tracing::debug!(addr, %why, "a scheduler's address is none"),
+            }
+        }
+        drop(schedulers);
+        if changed {
+            // The new ones know nothing of this host.
+            self.0.forgotten.send_modify(|count| *count += 1);
+        }
+        changed
+    }
+
+    fn watched(&self, addr: &str) -> Result<Watched, SchedulerLost> {
+        let scheduler = Arc::new(Scheduler::new(addr.to_owned(), &self.0.config)?);
+        let watch = tokio::spawn(keep_watch(Arc::downgrade(&self.0), Arc::clone(&scheduler))).abort_handle();
+        Ok(Watched { scheduler, watch })
+    }
+
+    fn schedulers(&self) -> Vec<Arc<Scheduler>> {
+        let schedulers = self.0.schedulers.read().unwrap_or_else(PoisonError::into_inner);
+        schedulers.iter().map(|watched| Arc::clone(&watched.scheduler)).collect()
+    }
+
+    async fn register_at(
+        &self,
+        scheduler: Arc<Scheduler>,
+        registration: &Registration,
+    ) -> Result<Conversation, SchedulerLost> {
         let (outbound, requests) = mpsc::channel(QUEUE);
         // The queue is empty.
         let _ = outbound.try_send(convert::registration_to_wire(registration));
         let mut stub = stub(&scheduler.channel);
         let call = stub.announce_peer(ReceiverStream::new(requests));
-        let response = self.answer_of(scheduler, call).await?;
+        let response = self.answer_of(&scheduler, call).await?;
         let voice = Voice::new(registration, convert::is_extended(response.metadata()));
         let (reports, take_reports) = mpsc::channel(QUEUE);
         let (give_answers, answers) = mpsc::channel(QUEUE);
@@ -73,7 +137,6 @@ impl GrpcSchedulers {
         let (this, task) = (self.clone(), registration.task);
         tokio::spawn(async move {
             if let End::Lost(why) = pump.run().await {
-                let scheduler = &this.0.schedulers[index];
                 tracing::debug!(%task, scheduler = scheduler.addr, %why, "the scheduler is lost");
                 this.0.metrics.lost.inc();
                 this.0.forgotten.send_modify(|count| *count += 1);
@@ -107,16 +170,21 @@ impl GrpcSchedulers {
         }
     }
 
-    async fn announce_to(&self, scheduler: &Scheduler, host: &HostInfo) -> Result<(), SchedulerLost> {
+    async fn announce_to(&self, scheduler: Arc<Scheduler>, host: &HostInfo) -> Result<(), SchedulerLost> {
         let request = convert::host_to_wire(host, self.0.config.announce_interval);
-        let answer = self.answer_of(scheduler, stub(&scheduler.channel).announce_host(request)).await?;
+        let answer = self.answer_of(&scheduler, stub(&scheduler.channel).announce_host(request)).await?;
         if scheduler.announced(convert::run_of(answer.metadata())) {
             self.0.forgotten.send_modify(|count| *count += 1);
         }
         Ok(())
     }
 
-    async fn hold_at(&self, scheduler: &Scheduler, host: &HostId, holdings: &[Holding]) -> Result<(), SchedulerLost> {
+    async fn hold_at(
+        &self,
+        scheduler: Arc<Scheduler>,
+        host: &HostId,
+        holdings: &[Holding],
+    ) -> Result<(), SchedulerLost> {
         for request in convert::holdings_to_wire(host, holdings) {
             let mut stub = HoldingsClient::new(scheduler.channel.clone()).max_encoding_message_size(MAX_MESSAGE);
             let call = async {
@@ -126,18 +194,18 @@ impl GrpcSchedulers {
                     answer => answer,
                 }
             };
-            self.answer_of(scheduler, call).await?;
+            self.answer_of(&scheduler, call).await?;
         }
         Ok(())
     }
 
     /// Calls every scheduler at once; well if one of them answered.
-    async fn every<'a, F>(&'a self, call: impl Fn(&'a Scheduler) -> F) -> Result<(), SchedulerLost>
+    async fn every<F>(&self, call: impl Fn(Arc<Scheduler>) -> F) -> Result<(), SchedulerLost>
     where
         F: Future<Output = Result<(), SchedulerLost>>,
     {
-        let results = futures_util::future::join_all(self.0.schedulers.iter().map(call)).await;
-        let mut last = Err(SchedulerLost("none is configured".into()));
+        let results = futures_util::future::join_all(self.schedulers().into_iter().map(call)).await;
+        let mut last = Err(SchedulerLost("none is known".into()));
         for result in results {
             match result {
                 Ok(()) => return Ok(()),
@@ -152,6 +220,46 @@ fn stub(channel: &Channel) -> SchedulerStub<Channel> {
     SchedulerStub::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
 }
 
+/// Holds a call open at a scheduler of our own, and notes when it breaks and when there is a scheduler again. One that
+/// does not know the call is looked at again now and then: it may be replaced.
+async fn keep_watch(shared: Weak<Shared>, scheduler: Arc<Scheduler>) {
+    let mut wait = WATCH_AGAIN;
+    // Its first answer is no news: the host announces itself when it starts.
+    let mut was_away = false;
+    loop {
+        let Some(config) = shared.upgrade().map(|shared| shared.config.clone()) else { return };
+        let mut stub = HoldingsClient::new(scheduler.channel.clone());
+        let opened = tokio::time::timeout(config.head_timeout, stub.watch(WatchRequest {})).await;
+        match opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
+            Ok(response) => {
+                scheduler.seen(true);
+                if std::mem::replace(&mut was_away, true)
+                    && let Some(shared) = shared.upgrade()
+                {
+                    tracing::info!(scheduler = scheduler.addr, "a scheduler is there again");
+                    shared.forgotten.send_modify(|count| *count += 1);
+                }
+                wait = WATCH_AGAIN;
+                let mut here = response.into_inner();
+                while let Ok(Some(_)) = here.message().await {}
+                tracing::info!(scheduler = scheduler.addr, "a scheduler is gone");
+                scheduler.seen(false);
+            }
+            Err(status) if status.code() == Code::Unimplemented => {
+                scheduler.seen(true);
+                wait = config.announce_interval;
+            }
+            Err(_) => {
+                was_away = true;
+                scheduler.seen(false);
+            }
+        }
+        // Not all hosts at the same moment.
+        tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        wait = (wait * 2).min(config.backoff_most);
+    }
+}
+
 /// Whether the failure says something of the scheduler, not of the request.
 fn is_its_fault(status: &Status) -> bool {
     matches!(
@@ -163,18 +271,33 @@ fn is_its_fault(status: &Status) -> bool {
 #[async_trait]
 impl SchedulerClient for GrpcSchedulers {
     async fn register(&self, registration: Registration) -> Result<Conversation, SchedulerLost> {
-        let order = ring::order(&registration.task, self.0.schedulers.iter().map(|scheduler| scheduler.addr.as_str()));
-        let mut lost = SchedulerLost("all that are configured failed a moment ago".into());
-        for index in order {
-            if !self.0.schedulers[index].is_open() {
-                continue;
+        let schedulers = self.schedulers();
+        let order = ring::order(&registration.task, schedulers.iter().map(|scheduler| scheduler.addr.as_str()));
+        let mut next = order.into_iter().map(|index| &schedulers[index]).filter(|scheduler| scheduler.is_open());
+        let mut lost = SchedulerLost("none is known that did not fail a moment ago".into());
+        let mut asked = FuturesUnordered::new();
+        loop {
+            let more = next.next();
+            let last = more.is_none();
+            if let Some(scheduler) = more {
+                asked.push(self.register_at(Arc::clone(scheduler), &registration));
             }
-            match self.register_at(index, &registration).await {
-                Ok(conversation) => return Ok(conversation),
-                Err(error) => lost = error,
+            // The first that answers is taken; the calls to the others are dropped, which ends them there.
+            let patience = async {
+                match last {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(NEXT_AFTER).await,
+                }
+            };
+            tokio::select! {
+                answer = asked.next() => match answer {
+                    Some(Ok(conversation)) => return Ok(conversation),
+                    Some(Err(error)) => lost = error,
+                    None => return Err(lost),
+                },
+                () = patience => {}
             }
         }
-        Err(lost)
     }
 
     async fn announce_host(&self, host: &HostInfo) -> Result<(), SchedulerLost> {
@@ -186,9 +309,9 @@ impl SchedulerClient for GrpcSchedulers {
     }
 
     async fn leave(&self, host: &HostId) -> Result<(), SchedulerLost> {
-        self.every(|scheduler| async {
+        self.every(|scheduler| async move {
             let request = DeleteHostRequest { host_id: host.to_string() };
-            self.answer_of(scheduler, stub(&scheduler.channel).delete_host(request)).await.map(|_| ())
+            self.answer_of(&scheduler, stub(&scheduler.channel).delete_host(request)).await.map(|_| ())
         })
         .await
     }

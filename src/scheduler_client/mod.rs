@@ -13,6 +13,7 @@
 mod announcer;
 #[cfg(test)]
 mod conformance;
+mod discovery;
 mod embedded;
 mod grpc;
 mod pump;
@@ -29,6 +30,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 pub use announcer::Announcer;
+pub use discovery::Discovery;
 pub use embedded::Embedded;
 pub use grpc::GrpcSchedulers;
 
@@ -101,10 +103,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             announce_interval: Duration::from_secs(300),
-            connect_timeout: Duration::from_secs(10),
-            head_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(3),
+            head_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(10),
-            keepalive_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(3),
             backoff_least: Duration::from_secs(1),
             backoff_most: Duration::from_secs(10),
         }

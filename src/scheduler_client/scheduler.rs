@@ -24,6 +24,8 @@ struct State {
     failing: bool,
     /// Which run of it answered last.
     run: Option<u64>,
+    /// The watch on it broke, and has not been opened again.
+    gone: bool,
 }
 
 impl Scheduler {
@@ -43,7 +45,17 @@ impl Scheduler {
 
     /// Whether it may be asked now.
     pub(super) fn is_open(&self) -> bool {
-        self.state().closed_until.is_none_or(|until| Instant::now() >= until)
+        let state = self.state();
+        !state.gone && state.closed_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Whoever watches it sees that it is there, or that it is not.
+    pub(super) fn seen(&self, here: bool) {
+        let mut state = self.state();
+        state.gone = !here;
+        if here {
+            (state.closed_until, state.wait) = (None, Duration::ZERO);
+        }
     }
 
     /// It did not answer.
@@ -61,7 +73,7 @@ impl Scheduler {
     /// It answered.
     pub(super) fn answered(&self) {
         let mut state = self.state();
-        (state.closed_until, state.wait) = (None, Duration::ZERO);
+        (state.closed_until, state.wait, state.gone) = (None, Duration::ZERO, false);
     }
 
     /// It took an announcement, in this run; says whether it may have forgotten what it knew.

@@ -22,12 +22,13 @@ pub async fn routes(handle: Handle, drain: Watch) -> Routes {
     let (health, health_server) = tonic_health::server::health_reporter();
     // What Dragonfly's client asks for before anything else.
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let scheduler = scheduler::Service::new(handle.clone(), drain);
+    let holdings = holdings::Service { handle: handle.clone(), drain: drain.clone() };
+    let scheduler = scheduler::Service::new(handle, drain);
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(health_server)
         .add_service(SchedulerServer::new(scheduler).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(HoldingsServer::new(holdings::Service(handle)).max_decoding_message_size(MAX_MESSAGE));
+        .add_service(HoldingsServer::new(holdings).max_decoding_message_size(MAX_MESSAGE));
     routes.routes()
 }
 
