@@ -6,10 +6,27 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+/// Options that say where things are on this machine, and change no figure.
+const PLACES: [&str; 4] = ["--bin-dir", "--out", "--work", "--raw"];
+
 /// The command that this process was started with, for whoever wants the same figures.
 pub(crate) fn command() -> String {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    format!("cargo run --release -p damselfly-lab -- {}", arguments.join(" "))
+    reproducible(std::env::args().skip(1))
+}
+
+fn reproducible(arguments: impl Iterator<Item = String>) -> String {
+    let mut command = "cargo run --release -p damselfly-lab --".to_owned();
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        if PLACES.contains(&argument.as_str()) {
+            // Its value goes with it.
+            arguments.next();
+        } else if !PLACES.iter().any(|place| argument.strip_prefix(place).is_some_and(|rest| rest.starts_with('='))) {
+            command.push(' ');
+            command.push_str(&argument);
+        }
+    }
+    command
 }
 
 /// Writes a file of the report.
@@ -179,6 +196,14 @@ mod tests {
             points.iter().all(|&(x, y)| (LEFT..=WIDTH - RIGHT).contains(&x) && (TOP..=HEIGHT - BOTTOM).contains(&y))
         );
         assert!(points.is_sorted_by(|a, b| a.0 < b.0), "to the right: {points:?}");
+    }
+
+    #[test]
+    fn a_command_names_no_place_of_this_machine() {
+        let arguments =
+            ["headline", "--out", "/x", "--hosts", "1,2", "--bin-dir=/y", "--nice", "-10"].map(str::to_owned);
+        let expected = "cargo run --release -p damselfly-lab -- headline --hosts 1,2 --nice -10";
+        assert_eq!(reproducible(arguments.into_iter()), expected);
     }
 
     #[test]
