@@ -49,12 +49,21 @@ const VERDICT: HeaderName = HeaderName::from_static("x-damselfly-verdict");
 pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Makes the connection end with a reset when it is dropped, where its kind knows resets.
     fn abort(&self);
+
+    /// The plain TCP connection that this is, with nothing of it in memory; `None` for any other.
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Wire for TcpStream {
     fn abort(&self) {
         // If it fails, the other end is gone already.
         let _ = self.set_zero_linger();
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        Some(self)
     }
 }
 
@@ -70,6 +79,10 @@ impl Wire for tokio::io::Empty {
 impl Wire for Box<dyn Wire> {
     fn abort(&self) {
         self.as_ref().abort();
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        self.as_ref().tcp()
     }
 }
 

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::gate::Wire;
 
@@ -26,6 +27,10 @@ impl Rewound {
 impl Wire for Rewound {
     fn abort(&self) {
         self.wire.abort();
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        self.wire.tcp().filter(|_| self.given == self.read.len())
     }
 }
 

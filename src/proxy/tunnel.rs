@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::access::{End, Record};
@@ -32,7 +33,14 @@ impl Wire for TokioIo<Upgraded> {
 
 impl Wire for OriginStream {
     fn abort(&self) {
-        self.tcp().abort();
+        Self::tcp(self).abort();
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
     }
 }
 
