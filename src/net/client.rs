@@ -22,7 +22,7 @@ use super::egress::Egress;
 use super::error::{ConfigError, NetError};
 use super::io::OriginStream;
 use super::policy::{self, DestinationPolicy};
-use super::pool::{ClientConnection, Connection, Lease, Pool, ResponseBody, Want};
+use super::pool::{ClientConnection, Connection, Pool, PooledConnection, ResponseBody, Want};
 use super::replay::Replay;
 use super::resolve::Resolver;
 use super::upstream::{self, Upstream};
@@ -257,7 +257,7 @@ struct Failure {
 impl Exchange {
     async fn over_h1(
         &self,
-        mut lease: Lease,
+        mut lease: PooledConnection,
         want: Want,
         authenticates: bool,
     ) -> Result<Response<ResponseBody>, Failure> {

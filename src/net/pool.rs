@@ -109,7 +109,7 @@ type H2 = http2::SendRequest<RequestBody>;
 
 /// A connection that a request is sent on.
 pub(super) enum Connection {
-    H1(Lease),
+    H1(PooledConnection),
     H2 { sender: H2, reused: bool },
 }
 
@@ -125,7 +125,7 @@ pub(super) enum Want {
 }
 
 /// An HTTP/1 connection in use.
-pub(super) struct Lease {
+pub(super) struct PooledConnection {
     sender: http1::SendRequest<RequestBody>,
     activity: Arc<Activity>,
     /// The proxy at the other end, which wants absolute URLs.
@@ -210,8 +210,8 @@ impl Pool {
         owner: Option<&ClientConnection>,
         reused: bool,
         private: bool,
-    ) -> Lease {
-        Lease {
+    ) -> PooledConnection {
+        PooledConnection {
             sender: h1.sender,
             activity: h1.activity,
             proxy: h1.proxy,
@@ -331,7 +331,7 @@ fn h2_builder() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-impl Lease {
+impl PooledConnection {
     /// Begins a request.
     pub(super) fn send(
         &mut self,
@@ -392,13 +392,13 @@ impl Lease {
 /// The body of an origin's answer. Its connection goes back when it has ended.
 pub struct ResponseBody {
     body: Incoming,
-    lease: Option<Lease>,
+    lease: Option<PooledConnection>,
     /// The request's body, which may not have been wanted.
     request: Option<Replay>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(body: Incoming, lease: Option<Lease>, request: Replay) -> Self {
+    pub(super) fn new(body: Incoming, lease: Option<PooledConnection>, request: Replay) -> Self {
         let mut body = Self { body, lease, request: Some(request) };
         if body.body.is_end_stream() {
             body.ended();

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::gate::Wire;
+use super::gate::IoStream;
 
 /// How long nothing may move once the process is ending.
 const HURRY: Duration = Duration::from_secs(2);
@@ -38,8 +38,8 @@ pub(super) async fn pipe<C, S>(
     down: &AtomicU64,
 ) -> io::Result<()>
 where
-    C: Wire,
-    S: Wire,
+    C: IoStream,
+    S: IoStream,
 {
     let clock = Clock { start: Instant::now(), last: AtomicU64::new(0) };
     tokio::select! {
@@ -49,13 +49,18 @@ where
     }
 }
 
-async fn carry<C: Wire, S: Wire>(client: &mut C, server: &mut S, clock: &Clock, down: &AtomicU64) -> io::Result<()> {
+async fn carry<C: IoStream, S: IoStream>(
+    client: &mut C,
+    server: &mut S,
+    clock: &Clock,
+    down: &AtomicU64,
+) -> io::Result<()> {
     let uncounted = AtomicU64::new(0);
     if let (Some(near), Some(far)) = (client.tcp(), server.tcp()) {
         return tokio::try_join!(one_way(near, far, clock, &uncounted), one_way(far, near, clock, down)).map(|_| ());
     }
-    let mut client = Seen { stream: client, clock, count: &uncounted };
-    let mut server = Seen { stream: server, clock, count: down };
+    let mut client = ActivityTracked { stream: client, clock, count: &uncounted };
+    let mut server = ActivityTracked { stream: server, clock, count: down };
     tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await.map(|_| ())
 }
 
@@ -163,13 +168,13 @@ impl Clock {
 }
 
 /// A stream whose incoming bytes are seen and counted.
-struct Seen<'a, T> {
+struct ActivityTracked<'a, T> {
     stream: &'a mut T,
     clock: &'a Clock,
     count: &'a AtomicU64,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Seen<'_, T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ActivityTracked<'_, T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut *self.stream).poll_read(cx, buf))?;
@@ -179,7 +184,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Seen<'_, T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Seen<'_, T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityTracked<'_, T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.stream).poll_write(cx, bytes)
     }
@@ -201,7 +206,7 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(60);
 
-    impl Wire for DuplexStream {
+    impl IoStream for DuplexStream {
         fn abort(&self) {}
     }
 
