@@ -119,6 +119,8 @@ section! {
         upstreams: Vec<Upstream> = Vec::new(),
         /// `proxy.headTimeout`.
         head_timeout: Span = Span(net::ClientConfig::default().head_timeout),
+        /// `proxy.egress`.
+        egress: Egress = Egress::default(),
         /// `proxy.tunnelTimeout`.
         tunnel_timeout: Option<Span> = None,
         /// `proxy.p2p`.
@@ -141,6 +143,20 @@ section! {
         basic_auth: Option<BasicAuth> = None,
         /// `proxy.server.allowUnauthenticated`.
         allow_unauthenticated: bool = false,
+    }
+}
+
+section! {
+    /// `proxy.egress`.
+    Egress {
+        /// `proxy.egress.addr`.
+        addr: Option<String> = None,
+        /// `proxy.egress.username`.
+        username: String = String::new(),
+        /// `proxy.egress.password`.
+        password: Secret = Secret::default(),
+        /// `proxy.egress.noProxy`.
+        no_proxy: Vec<String> = Vec::new(),
     }
 }
 

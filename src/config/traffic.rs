@@ -27,8 +27,34 @@ pub(super) fn client(file: &File, place: Place<'_>) -> Result<net::ClientConfig,
         head_timeout: positive(file.proxy.head_timeout.0, "proxy.headTimeout", place)?,
         policy: net::DestinationPolicy::new(allow, deny),
         upstreams,
+        egress: egress(file, place)?,
         ..net::ClientConfig::default()
     })
+}
+
+/// The way out: as configured, else as the environment says.
+fn egress(file: &File, place: Place<'_>) -> Result<net::Egress, UsageError> {
+    let set = &file.proxy.egress;
+    let Some(addr) = &set.addr else {
+        let env = net::Egress::from_env(|name| std::env::var(name).ok());
+        return env.map_err(|why| UsageError::new(format!("the environment's {why} (proxy.egress.addr replaces it)")));
+    };
+    if addr == "direct" {
+        return Ok(net::Egress::default());
+    }
+    if addr.contains('@') {
+        return Err(place.error("proxy.egress.addr", "has a password in it: use proxy.egress.username and password"));
+    }
+    let mut proxy = net::EgressProxy::parse(addr).map_err(|why| place.error("proxy.egress.addr", why))?;
+    if !set.username.is_empty() {
+        proxy = proxy.with_password(&set.username, set.password.reveal());
+    }
+    let mut direct = Vec::new();
+    for (index, text) in set.no_proxy.iter().enumerate() {
+        let key = format!("proxy.egress.noProxy[{index}]");
+        direct.push(net::Direct::parse(text).ok_or_else(|| place.error(&key, format!("{text:?} names no host")))?);
+    }
+    Ok(net::Egress { http: Some(proxy.clone()), other: Some(proxy), direct })
 }
 
 /// A list of hosts and networks.

@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::authority::CertificateAuthority;
 use super::files::CaError;
-use super::leaf::Mint;
+use super::leaf::LeafIssuer;
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ const MAX_SESSIONS: usize = 1024;
 pub struct Interceptor(Arc<Inner>);
 
 struct Inner {
-    mint: Mint,
+    issuer: LeafIssuer,
     leaves: Cache<String, Arc<ServerConfig>>,
     provider: Arc<CryptoProvider>,
     sessions: Arc<dyn StoresServerSessions>,
@@ -45,7 +45,7 @@ impl Interceptor {
     /// The leaves' key cannot be made.
     pub fn new(ca: CertificateAuthority) -> Result<Self, CaError> {
         Ok(Self(Arc::new(Inner {
-            mint: Mint::new(ca)?,
+            issuer: LeafIssuer::new(ca)?,
             leaves: Cache::builder().max_capacity(MAX_LEAVES).time_to_live(LEAF_REUSE).build(),
             provider: Arc::new(aws_lc_rs::default_provider()),
             sessions: ServerSessionMemoryCache::new(MAX_SESSIONS),
@@ -78,7 +78,7 @@ impl Interceptor {
 
 impl Inner {
     fn make(&self, host: &str) -> Result<Arc<ServerConfig>, CaError> {
-        let leaf = SingleCertAndKey::from(self.mint.leaf(host)?);
+        let leaf = SingleCertAndKey::from(self.issuer.leaf(host)?);
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| CaError::Make(error.to_string()))?

@@ -21,13 +21,13 @@ const LIFE: Duration = Duration::from_secs(199 * 24 * 60 * 60);
 const MAX_COMMON_NAME: usize = 64;
 
 /// Makes leaves.
-pub(super) struct Mint {
+pub(super) struct LeafIssuer {
     ca: CertificateAuthority,
     pair: KeyPair,
     signer: Arc<dyn rustls::sign::SigningKey>,
 }
 
-impl Mint {
+impl LeafIssuer {
     /// With a fresh key.
     pub(super) fn new(ca: CertificateAuthority) -> Result<Self, CaError> {
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| CaError::Make(error.to_string()))?;

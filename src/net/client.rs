@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
@@ -18,10 +18,11 @@ use tokio::time::timeout;
 
 use super::connect::Connector;
 use super::dial::{Dialer, OwnAddresses};
+use super::egress::Egress;
 use super::error::{ConfigError, NetError};
 use super::io::OriginStream;
 use super::policy::{self, DestinationPolicy};
-use super::pool::{ClientConnection, Connection, Lease, Pool, ResponseBody, Want};
+use super::pool::{ClientConnection, Connection, Pool, PooledConnection, ResponseBody, Want};
 use super::replay::Replay;
 use super::resolve::Resolver;
 use super::upstream::{self, Upstream};
@@ -51,6 +52,8 @@ pub struct ClientConfig {
     pub upstreams: Vec<Upstream>,
     /// Our own listening addresses; may be filled later.
     pub own_addresses: OwnAddresses,
+    /// The way out, where it is not the direct one.
+    pub egress: Egress,
 }
 
 impl Default for ClientConfig {
@@ -63,6 +66,7 @@ impl Default for ClientConfig {
             policy: DestinationPolicy::default(),
             upstreams: Vec::new(),
             own_addresses: OwnAddresses::default(),
+            egress: Egress::default(),
         }
     }
 }
@@ -116,6 +120,7 @@ impl HttpClient {
             own: config.own_addresses.clone(),
             timeout: config.connect_timeout,
             resolver: resolver.clone(),
+            egress: Arc::new(config.egress.clone()),
         };
         let pools = |upstream: Option<&Upstream>| Pools::new(&config, &dialer, roots, upstream);
         let any = pools(None)?;
@@ -166,7 +171,7 @@ impl HttpClient {
             pools = self.0.own_tls.get(index).and_then(Option::as_ref).unwrap_or(pools);
             uri = self.0.upstreams[index].apply(&uri).unwrap_or(uri);
         }
-        Ok(pools.opaque.connect(&uri).await?.0)
+        Ok(pools.opaque.connect(&uri).await?.stream)
     }
 
     /// The client for what this connection's client asks.
@@ -252,7 +257,7 @@ struct Failure {
 impl Exchange {
     async fn over_h1(
         &self,
-        mut lease: Lease,
+        mut lease: PooledConnection,
         want: Want,
         authenticates: bool,
     ) -> Result<Response<ResponseBody>, Failure> {
@@ -263,9 +268,16 @@ impl Exchange {
         {
             parts.headers.insert(HOST, host);
         }
-        parts.uri = match parts.extensions.get::<WholeServer>() {
-            Some(WholeServer) => Uri::from_static("*"),
-            None => origin_form(&parts.uri),
+        parts.uri = match (parts.extensions.get::<WholeServer>(), &lease.proxy) {
+            // It writes the `*` itself.
+            (_, Some(proxy)) => {
+                if let Some(authorization) = &proxy.authorization {
+                    parts.headers.insert(PROXY_AUTHORIZATION, authorization.clone());
+                }
+                parts.uri
+            }
+            (Some(WholeServer), None) => Uri::from_static("*"),
+            (None, None) => origin_form(&parts.uri),
         };
         let sent = lease.send(Request::from_parts(parts, self.replay.attempt()));
         let mut response = match self.head(sent).await {
@@ -283,6 +295,14 @@ impl Exchange {
                 return Err(Failure { error: self.error(error), again });
             }
         };
+        if let Some(proxy) =
+            lease.proxy.as_ref().filter(|_| response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED)
+        {
+            // It is we whom it asks, and not our client.
+            let why = "it asks for a user name and a password: set proxy.egress".into();
+            let error = NetError::Egress { proxy: format!("{proxy:?}"), to: self.to.clone(), why };
+            return Err(Failure { error, again: None });
+        }
         if authenticates || auth::is_session(response.headers()) {
             lease.bind();
         }

@@ -9,7 +9,8 @@ use rustls_pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::dial::Dialer;
+use super::dial::{Dialer, Plain};
+use super::egress::EgressProxy;
 use super::error::{NetError, innermost};
 use super::io::OriginStream;
 use super::policy::bare;
@@ -17,6 +18,15 @@ use super::upstream::port_of;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection for the client's pool.
+pub(super) struct Connected {
+    pub(super) stream: OriginStream,
+    /// Whether HTTP/2 was agreed on.
+    pub(super) h2: bool,
+    /// The proxy at the other end, which wants absolute URLs.
+    pub(super) proxy: Option<EgressProxy>,
+}
 
 /// Opens connections for the client's pool.
 #[derive(Clone)]
@@ -31,21 +41,22 @@ impl Connector {
         Self { dialer, tls: TlsConnector::from(Arc::new(tls)) }
     }
 
-    /// A connection to where `uri` leads, and whether HTTP/2 was agreed on.
-    pub(super) async fn connect(&self, uri: &Uri) -> Result<(OriginStream, bool), NetError> {
+    /// A connection to where `uri` leads.
+    pub(super) async fn connect(&self, uri: &Uri) -> Result<Connected, NetError> {
         let unclear = |why: &str| NetError::Target { why: why.into() };
         let host = uri.host().ok_or_else(|| unclear("no host"))?;
         let port = port_of(uri).ok_or_else(|| unclear("neither http nor https"))?;
-        let stream = self.dialer.dial(host, port).await?;
         if uri.scheme_str() != Some("https") {
-            return Ok((OriginStream::Plain(stream), false));
+            let Plain { stream, proxy } = self.dialer.dial_plain(host, port).await?;
+            return Ok(Connected { stream: OriginStream::Plain(stream), h2: false, proxy });
         }
+        let stream = self.dialer.dial(host, port).await?;
         let to = format!("{host}:{port}");
         let name = ServerName::try_from(bare(host).to_owned()).map_err(|_| unclear("not a host name"))?;
         match timeout(HANDSHAKE_TIMEOUT, self.tls.connect(name, stream)).await {
             Ok(Ok(stream)) => {
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                Ok((OriginStream::Tls(Box::new(stream)), h2))
+                Ok(Connected { stream: OriginStream::Tls(Box::new(stream)), h2, proxy: None })
             }
             Ok(Err(error)) => Err(NetError::Tls { to, why: tls_reason(&error) }),
             Err(_) => Err(NetError::ConnectTimeout { to }),

@@ -11,9 +11,10 @@ use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service;
 
+use super::egress::{self, Egress, EgressProxy};
 use super::error::{NetError, innermost};
 use super::policy::{DestinationPolicy, bare};
 use super::resolve::Resolver;
@@ -53,11 +54,57 @@ pub(super) struct Dialer {
     pub(super) own: OwnAddresses,
     pub(super) timeout: Duration,
     pub(super) resolver: Resolver,
+    pub(super) egress: Arc<Egress>,
+}
+
+/// A connection on which plain HTTP is spoken.
+pub(super) struct Plain {
+    pub(super) stream: TcpStream,
+    /// The proxy at its other end, if it is not the origin.
+    pub(super) proxy: Option<EgressProxy>,
 }
 
 impl Dialer {
-    /// A connection to `host:port`.
+    /// A connection to `host:port`, be it through the proxy that leads out.
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, NetError> {
+        let Some((proxy, mut stream)) = self.dial_egress(host, port, false).await? else {
+            return self.dial_directly(host, port).await;
+        };
+        match timeout(self.timeout, egress::open_tunnel(&mut stream, &proxy, host, port)).await {
+            Ok(result) => result.map(|()| stream),
+            Err(_) => Err(NetError::ConnectTimeout { to: format!("{host}:{port}") }),
+        }
+    }
+
+    /// A connection for plain HTTP to `host:port`; to the proxy that leads out, where there is one.
+    pub(super) async fn dial_plain(&self, host: &str, port: u16) -> Result<Plain, NetError> {
+        match self.dial_egress(host, port, true).await? {
+            Some((proxy, stream)) => Ok(Plain { stream, proxy: Some(proxy) }),
+            None => Ok(Plain { stream: self.dial_directly(host, port).await?, proxy: None }),
+        }
+    }
+
+    /// A connection to the proxy that leads to `host:port`, if one does.
+    async fn dial_egress(
+        &self,
+        host: &str,
+        port: u16,
+        plain: bool,
+    ) -> Result<Option<(EgressProxy, TcpStream)>, NetError> {
+        let Some(proxy) = self.egress.find(host, port, plain) else { return Ok(None) };
+        let to = format!("{host}:{port}");
+        self.policy.check_name(bare(host), port).map_err(|why| NetError::Denied { to, why })?;
+        let at = format!("{}:{}", proxy.host, proxy.port);
+        let trusting = Self { policy: Arc::default(), ..self.clone() };
+        match trusting.dial_directly(&proxy.host, proxy.port).await {
+            Ok(stream) => Ok(Some((proxy.clone(), stream))),
+            // A daemon whose own environment names itself.
+            Err(NetError::Denied { .. }) => Ok(None),
+            Err(error) => Err(NetError::Egress { proxy: at, to: format!("{host}:{port}"), why: error.to_string() }),
+        }
+    }
+
+    async fn dial_directly(&self, host: &str, port: u16) -> Result<TcpStream, NetError> {
         let to = format!("{host}:{port}");
         let deadline = Instant::now() + self.timeout;
         let addresses = match timeout_at(deadline, self.resolve(bare(host), port, &to)).await {
@@ -157,6 +204,7 @@ mod tests {
             own: OwnAddresses::default(),
             timeout: Duration::from_secs(10),
             resolver: Resolver::default(),
+            egress: Arc::default(),
         }
     }
 

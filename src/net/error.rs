@@ -51,6 +51,16 @@ pub enum NetError {
         /// The authority.
         to: String,
     },
+    /// The proxy that leads out does not lead there.
+    #[error("The proxy {proxy} does not connect to {to}: {why}.")]
+    Egress {
+        /// `HOST:PORT` of the proxy.
+        proxy: String,
+        /// The authority.
+        to: String,
+        /// The cause.
+        why: String,
+    },
     /// The TLS handshake failed, or the certificate is not trusted.
     #[error("No trusted TLS connection to {to}: {why}.")]
     Tls {

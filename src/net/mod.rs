@@ -12,6 +12,7 @@ mod auth;
 mod client;
 mod connect;
 mod dial;
+mod egress;
 mod error;
 mod io;
 mod policy;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 
 pub use client::{ClientConfig, HttpClient, WholeServer};
 pub use dial::OwnAddresses;
+pub use egress::{Direct, Egress, EgressProxy};
 pub use error::{ConfigError, NetError};
 pub use io::OriginStream;
 pub use policy::{DestinationPolicy, Pattern};

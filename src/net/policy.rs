@@ -144,6 +144,18 @@ impl DestinationPolicy {
         Self { no_loopback: true, ..self.clone() }
     }
 
+    /// Whether a client may be led to `host:port` by somebody else, who finds its address.
+    ///
+    /// # Errors
+    /// It may not; the text says why.
+    pub(super) fn check_name(&self, host: &str, port: u16) -> Result<(), String> {
+        match host.parse::<IpAddr>() {
+            Ok(ip) => self.check(host, SocketAddr::new(ip, port)),
+            // An address that no rule but those on names and ports can speak of.
+            Err(_) => self.check(host, SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), port)),
+        }
+    }
+
     /// Whether a client that named `host` may be connected to `address`, one of its addresses.
     ///
     /// # Errors

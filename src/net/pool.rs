@@ -24,7 +24,8 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 
-use super::connect::Connector;
+use super::connect::{Connected, Connector};
+use super::egress::EgressProxy;
 use super::error::NetError;
 use super::io::{Activity, OriginIo};
 use super::replay::{Replay, RequestBody};
@@ -98,6 +99,7 @@ impl Key {
 struct H1 {
     sender: http1::SendRequest<RequestBody>,
     activity: Arc<Activity>,
+    proxy: Option<EgressProxy>,
     since: Instant,
     /// Until when only the client that it last answered may have it.
     rests: Option<(Instant, Weak<Bound>)>,
@@ -107,7 +109,7 @@ type H2 = http2::SendRequest<RequestBody>;
 
 /// A connection that a request is sent on.
 pub(super) enum Connection {
-    H1(Lease),
+    H1(PooledConnection),
     H2 { sender: H2, reused: bool },
 }
 
@@ -123,9 +125,11 @@ pub(super) enum Want {
 }
 
 /// An HTTP/1 connection in use.
-pub(super) struct Lease {
+pub(super) struct PooledConnection {
     sender: http1::SendRequest<RequestBody>,
     activity: Arc<Activity>,
+    /// The proxy at the other end, which wants absolute URLs.
+    pub(super) proxy: Option<EgressProxy>,
     pub(super) reused: bool,
     key: Key,
     pool: Weak<Pool>,
@@ -182,7 +186,7 @@ impl Pool {
         {
             return Ok(found);
         }
-        let (stream, h2) = self.connector.connect(uri).await?;
+        let Connected { stream, h2, proxy } = self.connector.connect(uri).await?;
         let activity = Arc::new(Activity::default());
         let io = TokioIo::new(OriginIo::new(stream, activity.clone()));
         let broken = |error: hyper::Error| NetError::find(&format!("{}:{}", key.1, key.2), &error);
@@ -194,7 +198,7 @@ impl Pool {
         }
         let (sender, connection) = h1_builder(want).handshake(io).await.map_err(broken)?;
         tokio::spawn(connection.with_upgrades());
-        let fresh = H1 { sender, activity, since: Instant::now(), rests: None };
+        let fresh = H1 { sender, activity, proxy, since: Instant::now(), rests: None };
         Ok(Connection::H1(self.lease(fresh, key, owner, false, want == Want::Roomy)))
     }
 
@@ -206,10 +210,11 @@ impl Pool {
         owner: Option<&ClientConnection>,
         reused: bool,
         private: bool,
-    ) -> Lease {
-        Lease {
+    ) -> PooledConnection {
+        PooledConnection {
             sender: h1.sender,
             activity: h1.activity,
+            proxy: h1.proxy,
             reused,
             key,
             pool: Arc::downgrade(self),
@@ -326,7 +331,7 @@ fn h2_builder() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-impl Lease {
+impl PooledConnection {
     /// Begins a request.
     pub(super) fn send(
         &mut self,
@@ -372,7 +377,7 @@ impl Lease {
         let since = Instant::now();
         let owner = self.owner.as_ref();
         let rests = self.rests.then(|| (since + REST, owner.map_or_else(Weak::new, |o| Arc::downgrade(&o.0))));
-        let h1 = H1 { sender: self.sender, activity: self.activity, since, rests };
+        let h1 = H1 { sender: self.sender, activity: self.activity, proxy: self.proxy, since, rests };
         match (self.bound, owner, self.pool.upgrade()) {
             // One whose client cannot be told is nobody's.
             (true, Some(owner), _) if owner.is_authenticated() => {
@@ -387,13 +392,13 @@ impl Lease {
 /// The body of an origin's answer. Its connection goes back when it has ended.
 pub struct ResponseBody {
     body: Incoming,
-    lease: Option<Lease>,
+    lease: Option<PooledConnection>,
     /// The request's body, which may not have been wanted.
     request: Option<Replay>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(body: Incoming, lease: Option<Lease>, request: Replay) -> Self {
+    pub(super) fn new(body: Incoming, lease: Option<PooledConnection>, request: Replay) -> Self {
         let mut body = Self { body, lease, request: Some(request) };
         if body.body.is_end_stream() {
             body.ended();

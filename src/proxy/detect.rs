@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 
-use super::gate::Wire;
+use super::gate::IoStream;
 
 /// What a connection's first bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ const ENOUGH: usize = 32;
 
 /// Reads until it is known what the client speaks, a few bytes at most and no longer than `patience`. The bytes that
 /// were read, and those that had been `read` before, are returned too.
-pub(super) async fn detect(wire: &mut dyn Wire, mut read: Vec<u8>, patience: Duration) -> (Protocol, Vec<u8>) {
+pub(super) async fn detect(io: &mut dyn IoStream, mut read: Vec<u8>, patience: Duration) -> (Protocol, Vec<u8>) {
     let deadline = tokio::time::Instant::now() + patience;
     loop {
         if let Some(protocol) = judge(&read) {
@@ -37,7 +37,7 @@ pub(super) async fn detect(wire: &mut dyn Wire, mut read: Vec<u8>, patience: Dur
         }
         let mut few = [0; ENOUGH];
         let room = ENOUGH.saturating_sub(read.len()).max(1);
-        match tokio::time::timeout_at(deadline, wire.read(&mut few[..room])).await {
+        match tokio::time::timeout_at(deadline, io.read(&mut few[..room])).await {
             Ok(Ok(count @ 1..)) => read.extend_from_slice(&few[..count]),
             Ok(_) if read.is_empty() => return (Protocol::Closed, read),
             Err(_) if read.is_empty() => return (Protocol::Silent, read),
@@ -137,15 +137,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn detection_takes_no_longer_than_it_may_and_loses_nothing() {
         const PATIENCE: Duration = Duration::from_secs(3);
-        let (mut wire, mut client) = UnixStream::pair().unwrap();
-        assert_eq!(detect(&mut wire, Vec::new(), PATIENCE).await, (Protocol::Silent, vec![]));
+        let (mut io, mut client) = UnixStream::pair().unwrap();
+        assert_eq!(detect(&mut io, Vec::new(), PATIENCE).await, (Protocol::Silent, vec![]));
         client.write_all(b"GE").await.unwrap();
-        let (protocol, read) = detect(&mut wire, Vec::new(), PATIENCE).await;
+        let (protocol, read) = detect(&mut io, Vec::new(), PATIENCE).await;
         assert_eq!((protocol, &read[..]), (Protocol::Opaque, &b"GE"[..]));
         client.write_all(b"T /").await.unwrap();
-        let (protocol, read) = detect(&mut wire, read, PATIENCE).await;
+        let (protocol, read) = detect(&mut io, read, PATIENCE).await;
         assert_eq!((protocol, &read[..]), (Protocol::Http1, &b"GET /"[..]));
         drop(client);
-        assert_eq!(detect(&mut wire, Vec::new(), PATIENCE).await.0, Protocol::Closed);
+        assert_eq!(detect(&mut io, Vec::new(), PATIENCE).await.0, Protocol::Closed);
     }
 }

@@ -16,12 +16,12 @@ use hyper_util::rt::TokioIo;
 
 use super::access::{End, Record};
 use super::fault::Fault;
-use super::gate::Bond;
+use super::gate::ConnControl;
 use super::handler::Inner;
 use super::headers::{add_via, is_secret, strip_answer, strip_hop_by_hop, strip_ours, upgrade};
 use super::pipe::pipe;
+use super::prefixed::PrefixedIo;
 use super::respond::{GoAhead, Upload};
-use super::rewind::Rewound;
 use super::route::{Target, named_host};
 use super::tunnel::taken_over;
 use crate::net::{Body, BoxError, NetError, ResponseBody, empty_body};
@@ -162,11 +162,11 @@ impl Inner {
         // How the client wrote its header names, and whose connection it is.
         *request.extensions_mut() = parts.extensions.clone();
         // The library knows no interim answers on the client's side; over HTTP/1 the gate does.
-        let bond = parts.extensions.get::<Arc<Bond>>().filter(|_| parts.version == Version::HTTP_11).cloned();
-        hyper::ext::on_informational(&mut request, move |answer| match (&go, &bond) {
+        let control = parts.extensions.get::<Arc<ConnControl>>().filter(|_| parts.version == Version::HTTP_11).cloned();
+        hyper::ext::on_informational(&mut request, move |answer| match (&go, &control) {
             // The library says so itself as soon as the body is asked for.
             (Some(go), _) if answer.status() == StatusCode::CONTINUE => go.open(),
-            (_, Some(bond)) => bond.inform(answer.status(), answer.headers()),
+            (_, Some(control)) => control.inform(answer.status(), answer.headers()),
             _ => {}
         });
         let asks = upgrade(&parts.headers).filter(|_| parts.version == Version::HTTP_11);
@@ -236,7 +236,7 @@ impl Inner {
             return;
         };
         let down = AtomicU64::new(0);
-        let (mut client, mut server) = (Rewound::new(client, read), TokioIo::new(server));
+        let (mut client, mut server) = (PrefixedIo::new(client, read), TokioIo::new(server));
         let ended = pipe(&mut client, &mut server, self.config().tunnel_idle, self.drain.draining(), &down).await;
         record.sent(down.into_inner());
         record.ended(if ended.is_ok() { End::Complete } else { End::Broken });

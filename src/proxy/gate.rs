@@ -46,36 +46,49 @@ const MAX_INTERIM: usize = 64 * 1024;
 const VERDICT: HeaderName = HeaderName::from_static("x-damselfly-verdict");
 
 /// A connection that bytes come and go on.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+pub(super) trait IoStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Makes the connection end with a reset when it is dropped, where its kind knows resets.
     fn abort(&self);
+
+    /// The plain TCP connection that this is, with nothing of it in memory; `None` for any other.
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
-impl Wire for TcpStream {
+impl IoStream for TcpStream {
     fn abort(&self) {
         // If it fails, the other end is gone already.
         let _ = self.set_zero_linger();
     }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 
-impl Wire for UnixStream {
+impl IoStream for UnixStream {
     fn abort(&self) {}
 }
 
 /// What is left of a gate whose connection was taken out.
-impl Wire for tokio::io::Empty {
+impl IoStream for tokio::io::Empty {
     fn abort(&self) {}
 }
 
-impl Wire for Box<dyn Wire> {
+impl IoStream for Box<dyn IoStream> {
     fn abort(&self) {
         self.as_ref().abort();
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        self.as_ref().tcp()
     }
 }
 
 /// What a connection and the answers on it share.
 #[derive(Debug)]
-pub(super) struct Bond {
+pub(super) struct ConnControl {
     /// Known to nobody outside: no client can pretend that the gate refused it, or that it did not.
     secret: u128,
     broken: AtomicBool,
@@ -90,7 +103,7 @@ pub(super) struct Bond {
     driver: AtomicWaker,
 }
 
-impl Bond {
+impl ConnControl {
     /// A new connection's.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -142,7 +155,7 @@ impl Bond {
     }
 
     /// Has the connection end with a reset as soon as the library lets go of it.
-    pub(super) fn break_off(&self) {
+    pub(super) fn reset_on_close(&self) {
         self.broken.store(true, Ordering::Release);
     }
 
@@ -219,8 +232,8 @@ const NEXT: State = State::Gathering { seen: 0, empty: 0 };
 
 /// A connection as the HTTP library sees it.
 pub(super) struct Gate {
-    wire: Box<dyn Wire>,
-    bond: Arc<Bond>,
+    inner: Box<dyn IoStream>,
+    control: Arc<ConnControl>,
     held: Vec<u8>,
     state: State,
     /// How many requests were handed over.
@@ -239,12 +252,12 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// A gate before `wire`, of which `read` was read already. A client that takes nothing of an answer for `idle` is
+    /// A gate before `inner`, of which `read` was read already. A client that takes nothing of an answer for `idle` is
     /// given up.
-    pub(super) fn new(wire: Box<dyn Wire>, read: Vec<u8>, bond: Arc<Bond>, idle: Duration) -> Self {
+    pub(super) fn new(inner: Box<dyn IoStream>, read: Vec<u8>, control: Arc<ConnControl>, idle: Duration) -> Self {
         Self {
-            wire,
-            bond,
+            inner,
+            control,
             held: read,
             state: NEXT,
             requests: 0,
@@ -258,8 +271,8 @@ impl Gate {
     }
 
     /// The same for HTTP/2: everything passes.
-    pub(super) fn open(wire: Box<dyn Wire>, read: Vec<u8>, bond: Arc<Bond>, idle: Duration) -> Self {
-        let mut gate = Self::new(wire, read, bond, idle);
+    pub(super) fn open(inner: Box<dyn IoStream>, read: Vec<u8>, control: Arc<ConnControl>, idle: Duration) -> Self {
+        let mut gate = Self::new(inner, read, control, idle);
         gate.state = State::Open;
         gate
     }
@@ -276,13 +289,13 @@ impl Gate {
         let idle = self.idle;
         let deadline = self.unread.get_or_insert_with(|| Box::pin(sleep(idle)));
         ready!(deadline.as_mut().poll(cx));
-        self.bond.break_off();
+        self.control.reset_on_close();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// The connection, and what was read of it but not handed over.
-    pub(super) fn into_parts(mut self) -> (Box<dyn Wire>, Vec<u8>) {
-        (std::mem::replace(&mut self.wire, Box::new(tokio::io::empty())), std::mem::take(&mut self.held))
+    pub(super) fn into_parts(mut self) -> (Box<dyn IoStream>, Vec<u8>) {
+        (std::mem::replace(&mut self.inner, Box::new(tokio::io::empty())), std::mem::take(&mut self.held))
     }
 
     /// Judges what is held of a head; true when there is something to hand over now.
@@ -307,7 +320,7 @@ impl Gate {
         match verdict {
             Ok((end, head)) => self.accept(end, head),
             Err(malformed) => {
-                self.held = self.bond.refusal(malformed);
+                self.held = self.control.refusal(malformed);
                 self.state = State::Refused { handed: 0, discard: MAX_DISCARDED };
             }
         }
@@ -317,7 +330,7 @@ impl Gate {
     /// Lets the head in the first `end` bytes go, written as the library can read it.
     fn accept(&mut self, mut end: usize, head: Head) {
         if head.whole_server {
-            let note = self.bond.note(WHOLE_SERVER);
+            let note = self.control.note(WHOLE_SERVER);
             self.held.splice(end - 2..end - 2, note.bytes());
             end += note.len();
         }
@@ -338,9 +351,9 @@ impl Gate {
     /// Tells the library that the client has closed its side once its last answer has ended: told before, it would give
     /// the answer up.
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.bond.driver.register(cx.waker());
+        self.control.driver.register(cx.waker());
         let due = self.half_closed.as_mut().is_none_or(|due| due.as_mut().poll(cx).is_ready());
-        if self.bond.ended.load(Ordering::Acquire) >= self.requests {
+        if self.control.ended.load(Ordering::Acquire) >= self.requests {
             return Poll::Ready(Ok(()));
         }
         // Most likely it has closed both sides.
@@ -349,8 +362,10 @@ impl Gate {
 
     /// Whether the answer has decided that HTTP goes on.
     fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.bond.driver.register(cx.waker());
-        if self.bond.answered.load(Ordering::Acquire) < self.requests || self.bond.switched.load(Ordering::Acquire) {
+        self.control.driver.register(cx.waker());
+        if self.control.answered.load(Ordering::Acquire) < self.requests
+            || self.control.switched.load(Ordering::Acquire)
+        {
             return Poll::Pending;
         }
         self.state = NEXT;
@@ -420,7 +435,7 @@ impl Gate {
     fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = [0; READ];
         let mut read = ReadBuf::new(&mut room);
-        ready!(Pin::new(&mut self.wire).poll_read(cx, &mut read))?;
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
         if matches!(self.state, State::Gathering { .. }) {
             self.held.extend_from_slice(read.filled());
         }
@@ -486,7 +501,7 @@ impl Gate {
     /// Reads from the connection into the library's own buffer, and takes back what belongs to the next head.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.wire).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         let taken = self.body_share(&buf.filled()[before..]);
         self.held.extend_from_slice(&buf.filled()[before + taken..]);
         buf.set_filled(before + taken);
@@ -495,16 +510,16 @@ impl Gate {
 
     /// Sends the interim answers that wait, where the library is between two answers.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.bond.driver.register(cx.waker());
+        self.control.driver.register(cx.waker());
         if self.outgoing.is_empty() {
-            let waiting = self.bond.take_interim();
+            let waiting = self.control.take_interim();
             // Behind a half-sent answer there is no place for them.
             if self.between {
                 self.outgoing = waiting.into();
             }
         }
         while !self.outgoing.is_empty() {
-            match ready!(Pin::new(&mut self.wire).poll_write(cx, &self.outgoing))? {
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, &self.outgoing))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 sent => drop(self.outgoing.split_to(sent)),
             }
@@ -516,7 +531,7 @@ impl Gate {
 impl AsyncWrite for Gate {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = match self.poll_interim(cx) {
-            Poll::Ready(Ok(())) => Pin::new(&mut self.wire).poll_write(cx, bytes),
+            Poll::Ready(Ok(())) => Pin::new(&mut self.inner).poll_write(cx, bytes),
             held_up => held_up.map_ok(|()| 0),
         };
         self.between = false;
@@ -529,7 +544,7 @@ impl AsyncWrite for Gate {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = match self.poll_interim(cx) {
-            Poll::Ready(Ok(())) => Pin::new(&mut self.wire).poll_write_vectored(cx, bytes),
+            Poll::Ready(Ok(())) => Pin::new(&mut self.inner).poll_write_vectored(cx, bytes),
             held_up => held_up.map_ok(|()| 0),
         };
         self.between = false;
@@ -537,32 +552,32 @@ impl AsyncWrite for Gate {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.wire.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // The library flushes when it has nothing left to write.
         self.between = true;
         let flushed = match self.poll_interim(cx) {
-            Poll::Ready(Ok(())) => Pin::new(&mut self.wire).poll_flush(cx),
+            Poll::Ready(Ok(())) => Pin::new(&mut self.inner).poll_flush(cx),
             held_up => held_up,
         };
         self.watch_unread(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.bond.is_broken() {
+        if self.control.is_broken() {
             // A clean end would tell the client that it has everything.
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.wire).poll_shutdown(cx)
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        if self.bond.is_broken() {
-            self.wire.abort();
+        if self.control.is_broken() {
+            self.inner.abort();
         }
     }
 }
@@ -575,10 +590,10 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(60);
 
     /// A gate behind which the test is the library, and the client's end.
-    fn gate(read: &[u8]) -> (Gate, UnixStream, Arc<Bond>) {
+    fn gate(read: &[u8]) -> (Gate, UnixStream, Arc<ConnControl>) {
         let (near, client) = UnixStream::pair().unwrap();
-        let bond = Bond::new();
-        (Gate::new(Box::new(near), read.to_vec(), bond.clone(), IDLE), client, bond)
+        let control = ConnControl::new();
+        (Gate::new(Box::new(near), read.to_vec(), control.clone(), IDLE), client, control)
     }
 
     async fn read_once(gate: &mut Gate) -> String {
@@ -597,7 +612,7 @@ mod tests {
             "2\r\nhi\r\n0\r\n\r\n",
             "GET /4 HTTP/1.1\r\nHost: a\r\n\r\n",
         ];
-        let (mut all, mut client, bond) = gate(requests.concat().as_bytes());
+        let (mut all, mut client, control) = gate(requests.concat().as_bytes());
         for request in requests {
             assert_eq!(read_once(&mut all).await, request, "all at once");
         }
@@ -605,7 +620,7 @@ mod tests {
         let mut buf = [0; 9];
         let early = tokio::time::timeout(Duration::from_millis(20), all.read(&mut buf)).await;
         assert!(early.is_err(), "answers are under way");
-        (0..4).for_each(|_| bond.ended());
+        (0..4).for_each(|_| control.ended());
         assert_eq!(read_once(&mut all).await, "", "the end is seen");
 
         let (mut split, mut client, _) = gate(b"");
@@ -623,7 +638,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_head_becomes_a_request_that_says_so_and_the_last_one() {
-        let (mut gate, mut client, bond) = gate(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let (mut gate, mut client, control) = gate(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         client
             .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
             .await
@@ -633,10 +648,10 @@ mod tests {
         let refusal = read_once(&mut gate).await;
         let value = refusal.lines().find_map(|line| line.strip_prefix("x-damselfly-verdict: ")).unwrap();
         let mut request = Request::get("/").header(VERDICT, value).body(()).unwrap();
-        assert_eq!(bond.read_notes(&mut request).unwrap().status(), 400);
-        assert_eq!(Bond::new().read_notes(&mut request), None, "another connection's");
+        assert_eq!(control.read_notes(&mut request).unwrap().status(), 400);
+        assert_eq!(ConnControl::new().read_notes(&mut request), None, "another connection's");
         let mut request = Request::get("/").header(VERDICT, "0 too large").body(()).unwrap();
-        assert_eq!(bond.read_notes(&mut request), None, "a client's invention");
+        assert_eq!(control.read_notes(&mut request), None, "a client's invention");
         client.shutdown().await.unwrap();
         let mut nothing = [0; 9];
         let more = tokio::time::timeout(std::time::Duration::from_millis(50), gate.read(&mut nothing)).await;
@@ -648,19 +663,19 @@ mod tests {
         const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
         const SMUGGLED: &str =
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-        let (mut gate, _client, bond) = gate(format!("{UPGRADE}{SMUGGLED}").as_bytes());
+        let (mut gate, _client, control) = gate(format!("{UPGRADE}{SMUGGLED}").as_bytes());
         assert_eq!(read_once(&mut gate).await, UPGRADE);
         let mut buf = [0; 9];
         let early = tokio::time::timeout(Duration::from_millis(20), gate.read(&mut buf)).await;
         assert!(early.is_err(), "nothing is read before the answer");
-        bond.answered(false);
+        control.answered(false);
         assert_eq!(gate.requests, 1);
         let refusal = read_once(&mut gate).await;
         assert!(refusal.contains(VERDICT.as_str()), "the next request is judged like any other: {refusal}");
 
-        let (mut gate, _client, bond) = super::tests::gate(format!("{UPGRADE}{SMUGGLED}").as_bytes());
+        let (mut gate, _client, control) = super::tests::gate(format!("{UPGRADE}{SMUGGLED}").as_bytes());
         assert_eq!(read_once(&mut gate).await, UPGRADE);
-        bond.answered(true);
+        control.answered(true);
         assert_eq!(gate.into_parts().1, SMUGGLED.as_bytes(), "it is another protocol's");
     }
 
@@ -706,25 +721,25 @@ mod tests {
             assert_eq!(read_once(&mut gate).await, want);
             assert_eq!(gate.into_parts().1, b"next");
         }
-        let (mut gate, _client, bond) = gate(b"OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n");
+        let (mut gate, _client, control) = gate(b"OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n");
         let head = read_once(&mut gate).await;
         let note = head.lines().find_map(|line| line.strip_prefix("x-damselfly-verdict: ")).unwrap();
         let mut request = Request::options("http://a").header(VERDICT, note).body(()).unwrap();
-        assert_eq!(bond.read_notes(&mut request), None);
+        assert_eq!(control.read_notes(&mut request), None);
         assert!(request.headers().is_empty() && request.extensions().get::<WholeServer>().is_some());
     }
 
     #[tokio::test]
     async fn interim_answers_go_between_two_answers() {
-        let (mut gate, mut client, bond) = gate(b"");
+        let (mut gate, mut client, control) = gate(b"");
         let mut headers = HeaderMap::new();
         headers.insert("link", "</a>".parse().unwrap());
         headers.insert("connection", "x".parse().unwrap());
         gate.write_all(b"first").await.unwrap();
-        bond.inform(StatusCode::EARLY_HINTS, &headers);
+        control.inform(StatusCode::EARLY_HINTS, &headers);
         gate.write_all(b"-end").await.unwrap();
         gate.flush().await.unwrap();
-        bond.inform(StatusCode::EARLY_HINTS, &headers);
+        control.inform(StatusCode::EARLY_HINTS, &headers);
         gate.write_all(b"second").await.unwrap();
         drop(gate);
         let mut all = String::new();
@@ -736,17 +751,17 @@ mod tests {
     async fn what_was_not_handed_over_comes_out_with_the_connection() {
         let (mut gate, mut client, _) = gate(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\nearly");
         assert!(read_once(&mut gate).await.ends_with("\r\n\r\n"));
-        let (mut wire, held) = gate.into_parts();
+        let (mut inner, held) = gate.into_parts();
         assert_eq!(held, b"early");
         client.write_all(b"later").await.unwrap();
         let mut later = [0; 5];
-        wire.read_exact(&mut later).await.unwrap();
+        inner.read_exact(&mut later).await.unwrap();
         assert_eq!(&later, b"later");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up() {
-        let (mut gate, mut client, bond) = gate(b"");
+        let (mut gate, mut client, control) = gate(b"");
         let begun = tokio::time::Instant::now();
         let late = tokio::spawn(async move {
             tokio::time::sleep(IDLE / 2).await;
@@ -760,7 +775,7 @@ mod tests {
             (IDLE + IDLE / 2).as_secs(),
             "as long as it takes something it is served"
         );
-        assert!(bond.is_broken());
+        assert!(control.is_broken());
         drop(late);
     }
 
@@ -782,11 +797,11 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         for broken in [false, true] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let bond = Bond::new();
-            let mut gate = Gate::new(Box::new(listener.accept().await.unwrap().0), Vec::new(), bond.clone(), IDLE);
+            let control = ConnControl::new();
+            let mut gate = Gate::new(Box::new(listener.accept().await.unwrap().0), Vec::new(), control.clone(), IDLE);
             gate.write_all(b"HTTP/1.0 200 OK\r\n\r\nhal").await.unwrap();
             if broken {
-                bond.break_off();
+                control.reset_on_close();
             }
             gate.shutdown().await.unwrap();
             drop(gate);

@@ -52,14 +52,14 @@ impl Inner {
     /// The answer to a request, whatever happens.
     pub(super) async fn handle(self: Arc<Self>, session: Arc<Session>, request: Request<Incoming>) -> Response<Body> {
         let mut record = Some(Record::begin(&self.metrics, request.method(), request.uri()));
-        let bond = (request.version() < Version::HTTP_2).then(|| session.bond.clone());
+        let control = (request.version() < Version::HTTP_2).then(|| session.control.clone());
         let response = self.answer(&session, request, &mut record).await.unwrap_or_else(Fault::into_response);
         match record {
-            Some(record) => follow(response, record, bond, self.config().idle),
+            Some(record) => follow(response, record, control, self.config().idle),
             // A tunnel's or an upgraded connection's record goes on with it.
             None => {
-                if let Some(bond) = bond {
-                    bond.ended();
+                if let Some(control) = control {
+                    control.ended();
                 }
                 response
             }
@@ -72,7 +72,7 @@ impl Inner {
         mut request: Request<Incoming>,
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
-        if let Some(fault) = session.bond.read_notes(&mut request).or_else(|| misnamed(&request)) {
+        if let Some(fault) = session.control.read_notes(&mut request).or_else(|| misnamed(&request)) {
             return Err(fault);
         }
         self.admit(session, request.headers())?;
@@ -80,7 +80,7 @@ impl Inner {
         let (mut parts, body) = request.into_parts();
         if let Some(token) = OwnToken::find(&parts.headers) {
             parts.headers.remove(header::AUTHORIZATION);
-            match classify(&parts, &self.routes, &session.door).target() {
+            match classify(&parts, &self.routes, &session.ingress).target() {
                 Some(target) => {
                     let registry = target.uri.authority().map(ToString::to_string).unwrap_or_default();
                     token.unwrap_into(&mut parts.headers, &registry);
@@ -89,7 +89,7 @@ impl Inner {
                 None => return Ok(pong(record)),
             }
         }
-        let route = match classify(&parts, &self.routes, &session.door) {
+        let route = match classify(&parts, &self.routes, &session.ingress) {
             // HTTP/2 needs no header to announce a body. A GET with one is the origin's to understand.
             Route::Inspect(target, _)
             | Route::Probe(target, _)

@@ -22,10 +22,10 @@ use tokio::time::timeout;
 
 use super::detect::{Protocol, detect};
 use super::framing::{MAX_HEAD, MAX_HEADERS};
-use super::gate::{Bond, Gate, Wire};
+use super::gate::{ConnControl, Gate, IoStream};
 use super::handler::Inner;
 use super::metrics::Metrics;
-use super::route::Door;
+use super::route::Ingress;
 use crate::net::ClientConnection;
 use crate::registry::Registry;
 
@@ -39,7 +39,7 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; c
     X-Dragonfly-Error-Type: proxy\r\nContent-Length: 56\r\n\r\nThis port speaks plain HTTP; a TLS handshake came here.\n";
 
 /// What keeps a client's connection, and the tunnels that come out of it, counted.
-pub(super) struct Lease {
+pub(super) struct ConnectionPermit {
     _slot: OwnedSemaphorePermit,
     _guard: Guard,
     metrics: Metrics,
@@ -47,7 +47,7 @@ pub(super) struct Lease {
     pub(super) remote: bool,
 }
 
-impl Drop for Lease {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.metrics.connections.dec();
     }
@@ -55,11 +55,11 @@ impl Drop for Lease {
 
 /// One connection on which HTTP is spoken.
 pub(super) struct Session {
-    pub(super) door: Door,
+    pub(super) ingress: Ingress,
     /// Whether its client needs no password, or has named it.
     pub(super) admitted: bool,
-    pub(super) bond: Arc<Bond>,
-    pub(super) lease: Arc<Lease>,
+    pub(super) control: Arc<ConnControl>,
+    pub(super) permit: Arc<ConnectionPermit>,
     pub(super) client: ClientConnection,
 }
 
@@ -103,22 +103,22 @@ impl Accept for UnixListener {
 impl Inner {
     /// Serves every connection that comes to `listener` until the process drains.
     pub(super) async fn serve_tcp(self: Arc<Self>, listener: TcpListener, registry: Option<Arc<Registry>>) {
-        while let Some((stream, lease)) = self.next(&listener).await {
-            let door = Door { through: None, local: stream.local_addr().ok(), registry: registry.clone() };
-            tokio::spawn(self.clone().greet(stream, door, lease));
+        while let Some((stream, permit)) = self.next(&listener).await {
+            let ingress = Ingress { through: None, local: stream.local_addr().ok(), registry: registry.clone() };
+            tokio::spawn(self.clone().greet(stream, ingress, permit));
         }
     }
 
     /// The same for the local API's socket. Whoever may open it needs no password.
     pub(super) async fn serve_unix(self: Arc<Self>, listener: UnixListener) {
-        while let Some((stream, lease)) = self.next(&listener).await {
-            let door = Door::default();
-            tokio::spawn(self.clone().serve(Box::new(stream), Vec::new(), Protocol::Http1, door, true, lease));
+        while let Some((stream, permit)) = self.next(&listener).await {
+            let ingress = Ingress::default();
+            tokio::spawn(self.clone().serve(Box::new(stream), Vec::new(), Protocol::Http1, ingress, true, permit));
         }
     }
 
     /// The next connection; `None` when the process drains.
-    async fn next<A: Accept>(&self, listener: &A) -> Option<(A::Stream, Arc<Lease>)> {
+    async fn next<A: Accept>(&self, listener: &A) -> Option<(A::Stream, Arc<ConnectionPermit>)> {
         let accepted = async {
             // The semaphore is never closed.
             let slot = self.slots.clone().acquire_owned().await.ok()?;
@@ -138,11 +138,12 @@ impl Inner {
         };
         self.metrics.connections.inc();
         let remote = A::is_remote(&stream);
-        let lease = Lease { _slot: slot, _guard: self.drain.guard(), metrics: self.metrics.clone(), remote };
-        Some((stream, Arc::new(lease)))
+        let permit =
+            ConnectionPermit { _slot: slot, _guard: self.drain.guard(), metrics: self.metrics.clone(), remote };
+        Some((stream, Arc::new(permit)))
     }
 
-    async fn greet(self: Arc<Self>, mut stream: TcpStream, door: Door, lease: Arc<Lease>) {
+    async fn greet(self: Arc<Self>, mut stream: TcpStream, ingress: Ingress, permit: Arc<ConnectionPermit>) {
         // A connection on which these fail is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
@@ -158,10 +159,10 @@ impl Inner {
                 let _ = stream.shutdown().await;
             }
             (Protocol::Http2, read) => {
-                self.serve(Box::new(stream), read, Protocol::Http2, door, false, lease).await;
+                self.serve(Box::new(stream), read, Protocol::Http2, ingress, false, permit).await;
             }
             // What is no HTTP at all is refused by the gate, in words.
-            (_, read) => self.serve(Box::new(stream), read, Protocol::Http1, door, false, lease).await,
+            (_, read) => self.serve(Box::new(stream), read, Protocol::Http1, ingress, false, permit).await,
         }
     }
 
@@ -171,23 +172,24 @@ impl Inner {
     /// spoken again.
     pub(super) fn serve(
         self: Arc<Self>,
-        wire: Box<dyn Wire>,
+        io: Box<dyn IoStream>,
         read: Vec<u8>,
         protocol: Protocol,
-        door: Door,
+        ingress: Ingress,
         admitted: bool,
-        lease: Arc<Lease>,
+        permit: Arc<ConnectionPermit>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            let bond = Bond::new();
+            let control = ConnControl::new();
             let idle = self.config().idle;
             let gate = match protocol {
-                Protocol::Http2 => Gate::open(wire, read, bond.clone(), idle),
-                _ => Gate::new(wire, read, bond.clone(), idle),
+                Protocol::Http2 => Gate::open(io, read, control.clone(), idle),
+                _ => Gate::new(io, read, control.clone(), idle),
             };
             let io = TokioIo::new(gate);
-            let client = if lease.remote { ClientConnection::from_another_host() } else { ClientConnection::default() };
-            let session = Arc::new(Session { door, admitted, bond: bond.clone(), lease, client });
+            let client =
+                if permit.remote { ClientConnection::from_another_host() } else { ClientConnection::default() };
+            let session = Arc::new(Session { ingress, admitted, control: control.clone(), permit, client });
             let drain = self.drain.clone();
             let (max_streams, head_timeout) = (self.config().max_streams, self.config().head_timeout);
             let client = session.client.clone();
@@ -196,13 +198,13 @@ impl Inner {
             let service = service_fn(move |mut request: Request<Incoming>| {
                 first.notify_one();
                 request.extensions_mut().insert(client.clone());
-                request.extensions_mut().insert(bond.clone());
-                let (inner, session, bond) = (self.clone(), session.clone(), bond.clone());
+                request.extensions_mut().insert(control.clone());
+                let (inner, session, control) = (self.clone(), session.clone(), control.clone());
                 async move {
                     let connects = request.method() == Method::CONNECT;
                     let response = inner.handle(session, request).await;
                     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                    bond.answered(switches || (connects && response.status().is_success()));
+                    control.answered(switches || (connects && response.status().is_success()));
                     Ok::<_, Infallible>(response)
                 }
             });

@@ -1,21 +1,35 @@
 //! Two connections made one: bytes both ways, untouched, until both ends are done or nothing moves any more.
+//!
+//! Between two plain TCP connections the kernel moves the bytes (`splice`); they never come here.
 
 use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use super::gate::IoStream;
 
 /// How long nothing may move once the process is ending.
 const HURRY: Duration = Duration::from_secs(2);
-/// Bytes in flight per direction.
+/// Bytes in flight per direction, where they come here.
 const BUFFER: usize = 64 * 1024;
+/// Bytes in flight per direction, where the kernel moves them. As many are asked for at once.
+const KERNEL_BUFFER: usize = 256 * 1024;
 
 /// Carries bytes between the two, each end's close to the other, until both directions are closed. Gives up when nothing
-/// has come from either for `idle` (if there is a limit), or only [`HURRY`] once `draining`. `down` counts what `server` sent.
+/// has come from either for `idle` (if there is a limit), or only [`HURRY`] once `draining`. `down` counts what `server`
+/// sent.
 pub(super) async fn pipe<C, S>(
     client: &mut C,
     server: &mut S,
@@ -24,18 +38,109 @@ pub(super) async fn pipe<C, S>(
     down: &AtomicU64,
 ) -> io::Result<()>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    C: IoStream,
+    S: IoStream,
 {
     let clock = Clock { start: Instant::now(), last: AtomicU64::new(0) };
-    let uncounted = AtomicU64::new(0);
-    let mut client = Seen { stream: client, clock: &clock, count: &uncounted };
-    let mut server = Seen { stream: server, clock: &clock, count: down };
-    let copy = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER);
     tokio::select! {
-        result = copy => result.map(|_| ()),
+        result = carry(client, server, &clock, down) => result,
         () = clock.quiet_for(idle.unwrap_or_default()), if idle.is_some() => Err(io::ErrorKind::TimedOut.into()),
         () = async { draining.await; clock.quiet_for(HURRY).await } => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+async fn carry<C: IoStream, S: IoStream>(
+    client: &mut C,
+    server: &mut S,
+    clock: &Clock,
+    down: &AtomicU64,
+) -> io::Result<()> {
+    let uncounted = AtomicU64::new(0);
+    if let (Some(near), Some(far)) = (client.tcp(), server.tcp()) {
+        return tokio::try_join!(one_way(near, far, clock, &uncounted), one_way(far, near, clock, down)).map(|_| ());
+    }
+    let mut client = ActivityTracked { stream: client, clock, count: &uncounted };
+    let mut server = ActivityTracked { stream: server, clock, count: down };
+    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await.map(|_| ())
+}
+
+/// Carries bytes from `source` until it has no more, and tells `sink` so.
+async fn one_way(source: &TcpStream, sink: &TcpStream, clock: &Clock, count: &AtomicU64) -> io::Result<()> {
+    loop {
+        source.readable().await?;
+        // A tunnel in which nothing moves has none.
+        let pipe = KernelPipe::take()?;
+        loop {
+            let taken = match source.try_io(Interest::READABLE, || pipe.fill(source)) {
+                Ok(0) => {
+                    // It may be gone already.
+                    let _ = SockRef::from(sink).shutdown(Shutdown::Write);
+                    return Ok(());
+                }
+                Ok(taken) => taken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            clock.tick();
+            let mut left = taken;
+            while left > 0 {
+                left -= sink.async_io(Interest::WRITABLE, || pipe.empty(sink, left)).await?;
+            }
+            count.fetch_add(taken as u64, Ordering::Relaxed);
+            // Two fast ends never make this wait by themselves.
+            tokio::task::consume_budget().await;
+        }
+        pipe.give_back();
+    }
+}
+
+/// A pipe of the kernel's, through which one connection's bytes go to another.
+struct KernelPipe {
+    from: OwnedFd,
+    into: OwnedFd,
+}
+
+/// Empty pipes that nobody uses. A user may have so many large ones and no more.
+static SPARE: Mutex<Vec<KernelPipe>> = Mutex::new(Vec::new());
+const MAX_SPARE: usize = 32;
+
+impl KernelPipe {
+    /// A spare one, or a new one.
+    fn take() -> io::Result<Self> {
+        if let Some(spare) = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(spare);
+        }
+        let (from, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // A small one works too.
+        let _ = fcntl_setpipe_size(&into, KERNEL_BUFFER);
+        Ok(Self { from, into })
+    }
+
+    /// Only an empty one.
+    fn give_back(self) {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MAX_SPARE {
+            spare.push(self);
+        }
+    }
+
+    fn fill(&self, source: &TcpStream) -> io::Result<usize> {
+        moved(splice(source, None, &self.into, None, KERNEL_BUFFER, FLAGS))
+    }
+
+    fn empty(&self, sink: &TcpStream, left: usize) -> io::Result<usize> {
+        moved(splice(&self.from, None, sink, None, left, FLAGS))
+    }
+}
+
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+
+/// The result of a system call that may have been interrupted.
+fn moved(result: Result<usize, Errno>) -> io::Result<usize> {
+    match result {
+        // To wait for readiness once more is as good.
+        Err(Errno::INTR) => Err(io::ErrorKind::WouldBlock.into()),
+        result => Ok(result?),
     }
 }
 
@@ -63,13 +168,13 @@ impl Clock {
 }
 
 /// A stream whose incoming bytes are seen and counted.
-struct Seen<'a, T> {
+struct ActivityTracked<'a, T> {
     stream: &'a mut T,
     clock: &'a Clock,
     count: &'a AtomicU64,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Seen<'_, T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ActivityTracked<'_, T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut *self.stream).poll_read(cx, buf))?;
@@ -79,7 +184,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Seen<'_, T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Seen<'_, T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityTracked<'_, T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.stream).poll_write(cx, bytes)
     }
@@ -96,9 +201,62 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Seen<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::net::TcpListener;
 
     const IDLE: Duration = Duration::from_secs(60);
+
+    impl IoStream for DuplexStream {
+        fn abort(&self) {}
+    }
+
+    async fn tcp_pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn the_kernel_carries_between_plain_connections() {
+        let (mut client, mut near) = tcp_pair().await;
+        let (mut far, mut server) = tcp_pair().await;
+        let piped = tokio::spawn(async move {
+            let down = AtomicU64::new(0);
+            let ended = pipe(&mut near, &mut far, Some(IDLE), std::future::pending(), &down).await;
+            (ended, down.into_inner())
+        });
+        let bytes: Vec<u8> = (0..5_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let (up, back) = (bytes.clone(), bytes.iter().rev().copied().collect::<Vec<u8>>());
+        let (sent, expected) = (back.clone(), back.clone());
+        let echo = tokio::spawn(async move {
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            // A while in which nothing moves but one side is closed.
+            server.write_all(&sent).await.unwrap();
+            server.shutdown().await.unwrap();
+            got
+        });
+        client.write_all(&up).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected, "{} bytes came back", got.len());
+        assert!(echo.await.unwrap() == bytes);
+        let (ended, down) = piped.await.unwrap();
+        assert!(ended.is_ok());
+        assert_eq!(down, back.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn a_reset_ends_the_kernels_pipe() {
+        let (client, mut near) = tcp_pair().await;
+        let (mut far, server) = tcp_pair().await;
+        server.set_zero_linger().unwrap();
+        drop(server);
+        let ended = pipe(&mut near, &mut far, Some(IDLE), std::future::pending(), &AtomicU64::new(0)).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        drop(client);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_direction_closes_by_itself() {

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::access::{End, Record};
-use super::gate::Bond;
+use super::gate::ConnControl;
 use crate::net::{Body, BoxError};
 
 /// Nothing moved for longer than we wait.
@@ -24,23 +24,23 @@ use crate::net::{Body, BoxError};
 #[error("nothing came for {} s", .0.as_secs())]
 pub(super) struct Quiet(Duration);
 
-/// Has `record` follow `response` to its end. Where the body fails, `bond` (an HTTP/1 connection's) is broken off; on
+/// Has `record` follow `response` to its end. Where the body fails, `control` (an HTTP/1 connection's) resets it at its end; on
 /// HTTP/2 the library resets the stream.
 pub(super) fn follow(
     response: Response<Body>,
     mut record: Record,
-    bond: Option<Arc<Bond>>,
+    control: Option<Arc<ConnControl>>,
     idle: Duration,
 ) -> Response<Body> {
     record.answered(response.status());
     response.map(|body| {
         let length = body.size_hint().exact();
-        Tallied { body: Paced::new(body, idle), record, bond, length, sent: 0 }.boxed_unsync()
+        Counted { body: IdleTimeout::new(body, idle), record, control, length, sent: 0 }.boxed_unsync()
     })
 }
 
 /// A body that fails when nothing comes for too long.
-pub(super) struct Paced<B> {
+pub(super) struct IdleTimeout<B> {
     body: B,
     idle: Duration,
     deadline: Pin<Box<Sleep>>,
@@ -48,14 +48,14 @@ pub(super) struct Paced<B> {
     running: bool,
 }
 
-impl<B> Paced<B> {
+impl<B> IdleTimeout<B> {
     /// `body`, every frame of which comes within `idle` of the one before.
     pub(super) fn new(body: B, idle: Duration) -> Self {
         Self { body, idle, deadline: Box::pin(sleep(idle)), running: false }
     }
 }
 
-impl<B> http_body::Body for Paced<B>
+impl<B> http_body::Body for IdleTimeout<B>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -85,16 +85,16 @@ where
     }
 }
 
-struct Tallied {
-    body: Paced<Body>,
+struct Counted {
+    body: IdleTimeout<Body>,
     record: Record,
-    bond: Option<Arc<Bond>>,
+    control: Option<Arc<ConnControl>>,
     /// How long the body is, where that is known from the start.
     length: Option<u64>,
     sent: u64,
 }
 
-impl http_body::Body for Tallied {
+impl http_body::Body for Counted {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -112,8 +112,8 @@ impl http_body::Body for Tallied {
             }
             Poll::Ready(Some(Err(_))) => {
                 self.record.ended(End::Broken);
-                if let Some(bond) = &self.bond {
-                    bond.break_off();
+                if let Some(control) = &self.control {
+                    control.reset_on_close();
                 }
             }
             Poll::Ready(None) => self.record.ended(End::Complete),
@@ -131,14 +131,14 @@ impl http_body::Body for Tallied {
     }
 }
 
-impl Drop for Tallied {
+impl Drop for Counted {
     fn drop(&mut self) {
         // A body of known length, and one without any bytes, is not always asked for its end.
         if self.length == Some(self.sent) || (self.sent == 0 && self.body.is_end_stream()) {
             self.record.ended(End::Complete);
         }
-        if let Some(bond) = &self.bond {
-            bond.ended();
+        if let Some(control) = &self.control {
+            control.ended();
         }
     }
 }
@@ -178,7 +178,7 @@ impl GoAhead {
 
 /// A request's body on its way to the origin, which remembers whether it was the client that failed.
 pub(super) struct Upload {
-    body: Paced<Incoming>,
+    body: IdleTimeout<Incoming>,
     failed: Arc<AtomicBool>,
     held: Option<(GoAhead, Pin<Box<Sleep>>)>,
 }
@@ -189,7 +189,7 @@ impl Upload {
     pub(super) fn new(body: Incoming, idle: Duration, held: Option<GoAhead>) -> (Self, Arc<AtomicBool>) {
         let failed = Arc::new(AtomicBool::new(false));
         let held = held.map(|go| (go, Box::pin(sleep(CONTINUE_WAIT))));
-        (Self { body: Paced::new(body, idle), failed: failed.clone(), held }, failed)
+        (Self { body: IdleTimeout::new(body, idle), failed: failed.clone(), held }, failed)
     }
 }
 
@@ -267,14 +267,14 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_fails_breaks_the_connection_off() {
         let metrics = Metrics::default();
-        let bond = Bond::new();
+        let control = ConnControl::new();
         let frames = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err(BoxError::from("gone"))]);
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        let response = follow(response, record(&metrics), Some(bond.clone()), IDLE);
-        assert!(!bond.is_broken());
+        let response = follow(response, record(&metrics), Some(control.clone()), IDLE);
+        assert!(!control.is_broken());
         response.into_body().collect().await.unwrap_err();
-        assert!(bond.is_broken());
+        assert!(control.is_broken());
         assert_eq!((count(&metrics, "2xx"), metrics.broken.get()), (1, 1));
     }
 
@@ -282,7 +282,7 @@ mod tests {
     async fn silence_is_counted_only_while_somebody_listens() {
         let frames = stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"a")))]);
         let silent = frames.chain(stream::pending());
-        let mut body = Paced::new(Box::pin(StreamBody::new(silent)), IDLE);
+        let mut body = IdleTimeout::new(Box::pin(StreamBody::new(silent)), IDLE);
         tokio::time::sleep(2 * IDLE).await;
         body.frame().await.unwrap().unwrap();
         tokio::time::sleep(2 * IDLE).await;

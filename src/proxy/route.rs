@@ -39,9 +39,9 @@ const MAX_LABEL: usize = 256;
 const HELP: &str = "This is a Damselfly proxy: name it as the HTTP proxy of your tool (curl -x), or as a registry mirror \
                     (paths under /v2/).";
 
-/// By which door a request came in.
+/// How a request came in.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Door {
+pub(super) struct Ingress {
     /// The scheme and authority of the tunnel that the request came through, if it did.
     pub through: Option<(Scheme, Authority)>,
     /// Our own address on which the client connected: what is addressed to it is meant for us.
@@ -50,7 +50,7 @@ pub(super) struct Door {
     pub registry: Option<Arc<Registry>>,
 }
 
-impl Door {
+impl Ingress {
     fn is(&self, authority: &Authority) -> bool {
         let host = bare(authority.host());
         self.local.is_some_and(|local| {
@@ -212,9 +212,9 @@ impl Routes {
     }
 }
 
-/// The way of the request with this head, which came in by this door.
-pub(super) fn classify(parts: &request::Parts, routes: &Routes, door: &Door) -> Route {
-    match decide(parts, routes, door) {
+/// The way of the request with this head, which came in this way.
+pub(super) fn classify(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Route {
+    match decide(parts, routes, ingress) {
         Ok(route) => route,
         Err(Refusal::Ours(route)) => *route,
         Err(Refusal::Fault(fault)) => Route::Reject(fault),
@@ -234,7 +234,7 @@ impl From<Fault> for Refusal {
     }
 }
 
-fn decide(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Route, Refusal> {
+fn decide(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result<Route, Refusal> {
     if has_passed(&parts.headers, &routes.config.id) {
         let sentence = "The request came through this proxy before: there is a loop.";
         return Err(Fault::client(StatusCode::LOOP_DETECTED, sentence).into());
@@ -242,7 +242,7 @@ fn decide(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Route,
     if parts.method == Method::CONNECT {
         return Ok(connect(&parts.uri, routes)?);
     }
-    let target = resolve(parts, routes, door)?;
+    let target = resolve(parts, routes, ingress)?;
     if target.keep_host {
         return Ok(Route::Forward(target, Bypass::Host));
     }
@@ -368,17 +368,17 @@ fn bare(host: &str) -> &str {
 }
 
 /// The absolute URL that a request means.
-fn resolve(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Target, Refusal> {
+fn resolve(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result<Target, Refusal> {
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    if let Some((scheme, authority)) = &door.through {
+    if let Some((scheme, authority)) = &ingress.through {
         let uri = absolute(scheme.clone(), authority.clone(), target)?;
         let mut target = Target { uri, mirror: None, keep_host: false };
         target.keep_host = named_host(parts).is_some_and(|host| !target.is_named(&host));
         return Ok(target);
     }
     let (scheme, authority) = match (parts.uri.scheme(), parts.uri.authority()) {
-        (Some(scheme), Some(authority)) if !door.is(authority) => (scheme, authority),
-        _ => return mirrored(parts, &routes.mirror, door),
+        (Some(scheme), Some(authority)) if !ingress.is(authority) => (scheme, authority),
+        _ => return mirrored(parts, &routes.mirror, ingress),
     };
     if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
         return Err(Fault::client(StatusCode::BAD_REQUEST, "This proxy speaks http and https only.").into());
@@ -388,9 +388,9 @@ fn resolve(parts: &request::Parts, routes: &Routes, door: &Door) -> Result<Targe
 }
 
 /// What a request that is addressed to ourselves means.
-fn mirrored(parts: &request::Parts, mirror: &Mirror, door: &Door) -> Result<Target, Refusal> {
+fn mirrored(parts: &request::Parts, mirror: &Mirror, ingress: &Ingress) -> Result<Target, Refusal> {
     let path = parts.uri.path();
-    let resolved = match &door.registry {
+    let resolved = match &ingress.registry {
         // The whole port is the registry's, what is not below /v2 too: it may redirect to it.
         Some(registry) => registry.mirrored(path, parts.uri.query().map(str::to_owned)),
         None if path == TOKEN_PATH => return Err(Refusal::Ours(Box::new(Route::Token))),
@@ -475,16 +475,16 @@ mod tests {
         Routes { config, policy, mirror, upstreams: vec![certified] }
     }
 
-    fn route_from(door: &Door, method: &str, uri: &str, lines: &[(&str, &str)]) -> Route {
+    fn route_from(ingress: &Ingress, method: &str, uri: &str, lines: &[(&str, &str)]) -> Route {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in lines {
             request = request.header(*name, *value);
         }
-        classify(&request.body(()).unwrap().into_parts().0, &routes(), door)
+        classify(&request.body(()).unwrap().into_parts().0, &routes(), ingress)
     }
 
     fn route(method: &str, uri: &str, lines: &[(&str, &str)]) -> Route {
-        route_from(&Door::default(), method, uri, lines)
+        route_from(&Ingress::default(), method, uri, lines)
     }
 
     /// A route in short: its kind and where it goes.
@@ -595,16 +595,16 @@ mod tests {
             ("/v2/quay.io/x/tags/list", "inspect https://quay.io/v2/x/tags/list"),
         ] {
             let parts = Request::get(uri).body(()).unwrap().into_parts().0;
-            assert_eq!(short(&classify(&parts, &routes, &Door::default())), want, "{uri}");
+            assert_eq!(short(&classify(&parts, &routes, &Ingress::default())), want, "{uri}");
         }
         let parts = Request::get("/v2/").header("authorization", "Bearer x").body(()).unwrap().into_parts().0;
-        assert_eq!(short(&classify(&parts, &routes, &Door::default())), "ping");
+        assert_eq!(short(&classify(&parts, &routes, &Ingress::default())), "ping");
     }
 
     #[test]
     fn a_mirror_port_is_one_registrys_whatever_is_asked_for() {
         let registry = Registry::configured("test", "http://r.example:5000").unwrap();
-        let door = Door { registry: Some(Arc::new(registry)), ..Door::default() };
+        let ingress = Ingress { registry: Some(Arc::new(registry)), ..Ingress::default() };
         for (uri, want) in [
             ("/v2/", "inspect http://r.example:5000/v2/"),
             ("/v2/quay.io/x/manifests/1?ns=a", "tag http://r.example:5000/v2/quay.io/x/manifests/1?ns=a"),
@@ -612,7 +612,7 @@ mod tests {
             ("/token?scope=x", "inspect http://r.example:5000/token?scope=x"),
             ("http://a/b", "inspect http://a/b"),
         ] {
-            assert_eq!(short(&route_from(&door, "GET", uri, &[])), want, "{uri}");
+            assert_eq!(short(&route_from(&ingress, "GET", uri, &[])), want, "{uri}");
         }
     }
 
@@ -649,35 +649,35 @@ mod tests {
                 request = request.header("authorization", authorization);
             }
             let parts = request.body(()).unwrap().into_parts().0;
-            assert_eq!(short(&classify(&parts, &routes, &Door::default())), want, "{setting:?} {uri}");
+            assert_eq!(short(&classify(&parts, &routes, &Ingress::default())), want, "{setting:?} {uri}");
         }
     }
 
     #[test]
     fn inside_a_tunnel_the_host_is_the_tunnels() {
-        let door = Door { through: Some((Scheme::HTTPS, "a:8443".parse().unwrap())), ..Door::default() };
+        let ingress = Ingress { through: Some((Scheme::HTTPS, "a:8443".parse().unwrap())), ..Ingress::default() };
         for (lines, uri, want) in [
             (&[("host", "a:8443")][..], "/b.iso", "probe https://a:8443/b.iso"),
             (&[], "https://a:8443/b.iso", "probe https://a:8443/b.iso"),
             (&[("host", "other")], "/b.iso", "forward host https://a:8443/b.iso"),
             (&[("host", "a:8443")], "/v2/", "inspect https://a:8443/v2/"),
         ] {
-            assert_eq!(short(&route_from(&door, "GET", uri, lines)), want, "{lines:?} {uri}");
+            assert_eq!(short(&route_from(&ingress, "GET", uri, lines)), want, "{lines:?} {uri}");
         }
-        let Route::Forward(target, _) = route_from(&door, "GET", "/b", &[("host", "other")]) else { panic!() };
+        let Route::Forward(target, _) = route_from(&ingress, "GET", "/b", &[("host", "other")]) else { panic!() };
         assert!(target.keep_host);
     }
 
     #[test]
     fn what_is_addressed_to_ourselves_is_meant_for_us() {
-        let door = Door { local: Some("127.0.0.1:4001".parse().unwrap()), ..Door::default() };
+        let ingress = Ingress { local: Some("127.0.0.1:4001".parse().unwrap()), ..Ingress::default() };
         for (uri, want) in [
             ("http://127.0.0.1:4001/v2/", "inspect https://registry.example/v2/"),
             ("http://localhost:4001/x", "reject 404"),
             ("http://127.0.0.1:4002/x", "inspect http://127.0.0.1:4002/x"),
             ("http://127.0.0.2:4001/x", "inspect http://127.0.0.2:4001/x"),
         ] {
-            assert_eq!(short(&route_from(&door, "GET", uri, &[])), want, "{uri}");
+            assert_eq!(short(&route_from(&ingress, "GET", uri, &[])), want, "{uri}");
         }
     }
 

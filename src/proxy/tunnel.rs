@@ -11,32 +11,40 @@ use http::{Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::access::{End, Record};
 use super::detect::{Protocol, detect};
 use super::fault::Fault;
-use super::gate::{Gate, Wire};
+use super::gate::{Gate, IoStream};
 use super::handler::Inner;
-use super::listener::{Lease, Session};
+use super::listener::{ConnectionPermit, Session};
 use super::pipe::pipe;
-use super::rewind::Rewound;
-use super::route::{Door, Endpoint, Label};
+use super::prefixed::PrefixedIo;
+use super::route::{Endpoint, Ingress, Label};
 use crate::mitm::ClientHello;
 use crate::net::{Body, HttpClient, OriginStream, empty_body};
 
-impl Wire for TokioIo<Upgraded> {
+impl IoStream for TokioIo<Upgraded> {
     // A stream of an HTTP/2 connection; the library resets it when it is dropped.
     fn abort(&self) {}
 }
 
-impl Wire for OriginStream {
+impl IoStream for OriginStream {
     fn abort(&self) {
-        self.tcp().abort();
+        Self::tcp(self).abort();
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
     }
 }
 
-impl<T: Wire> Wire for TlsStream<T> {
+impl<T: IoStream> IoStream for TlsStream<T> {
     // Without its closing alert, TLS does not take an end for the end.
     fn abort(&self) {
         self.get_ref().0.abort();
@@ -61,12 +69,12 @@ impl Inner {
                 return Err(fault);
             }
         };
-        let (inner, lease) = (self.clone(), session.lease.clone());
+        let (inner, permit) = (self.clone(), session.permit.clone());
         tokio::spawn(async move {
-            if let Some((wire, read)) = taken_over(client).await {
-                inner.carry(wire, read, server, &mut record).await;
+            if let Some((io, read)) = taken_over(client).await {
+                inner.carry(io, read, server, &mut record).await;
             }
-            drop(lease);
+            drop(permit);
         });
         Ok(established())
     }
@@ -80,7 +88,7 @@ impl Inner {
         record: &mut Option<Record>,
     ) -> Response<Body> {
         let record = open(record, Label::Intercept);
-        tokio::spawn(self.clone().look_inside(endpoint, client, session.lease.clone(), record));
+        tokio::spawn(self.clone().look_inside(endpoint, client, session.permit.clone(), record));
         established()
     }
 
@@ -88,49 +96,49 @@ impl Inner {
         self: Arc<Self>,
         endpoint: Endpoint,
         client: OnUpgrade,
-        lease: Arc<Lease>,
+        permit: Arc<ConnectionPermit>,
         record: Option<Record>,
     ) {
         let mut record = record;
-        let Some((mut wire, read)) = taken_over(client).await else { return };
-        let (protocol, read) = detect(&mut *wire, read, self.config().detect_timeout).await;
+        let Some((mut io, read)) = taken_over(client).await else { return };
+        let (protocol, read) = detect(&mut *io, read, self.config().detect_timeout).await;
         match protocol {
             Protocol::Closed => {}
             Protocol::Opaque | Protocol::Silent => {
-                match self.http_for(&lease).dial(&endpoint.host, endpoint.port).await {
-                    Ok(server) => self.carry(wire, read, server, &mut record).await,
-                    Err(_) => wire.abort(),
+                match self.http_for(&permit).dial(&endpoint.host, endpoint.port).await {
+                    Ok(server) => self.carry(io, read, server, &mut record).await,
+                    Err(_) => io.abort(),
                 }
             }
             Protocol::Http1 | Protocol::Http2 => {
                 answered(&mut record, StatusCode::OK, End::Complete);
                 drop(record);
-                self.inside(wire, read, protocol, Scheme::HTTP, &endpoint, lease).await;
+                self.inside(io, read, protocol, Scheme::HTTP, &endpoint, permit).await;
             }
-            Protocol::Tls => self.end_tls(wire, read, endpoint, lease, record).await,
+            Protocol::Tls => self.end_tls(io, read, endpoint, permit, record).await,
         }
     }
 
     /// Ends the client's TLS here and serves what is inside, or carries it as it is where that is not ours to do.
     async fn end_tls(
         self: Arc<Self>,
-        mut wire: Box<dyn Wire>,
+        mut io: Box<dyn IoStream>,
         read: Vec<u8>,
         endpoint: Endpoint,
-        lease: Arc<Lease>,
+        permit: Arc<ConnectionPermit>,
         mut record: Option<Record>,
     ) {
-        let (hello, read) = match ClientHello::read(&mut *wire, read).await {
+        let (hello, read) = match ClientHello::read(&mut *io, read).await {
             Ok(read) => read,
             Err(error) => return tracing::debug!(host = %endpoint.host, %error, "no TLS hello came from a client"),
         };
         if !hello.is_some_and(|hello| hello.is_answerable(&endpoint.host)) {
-            return match self.http_for(&lease).dial(&endpoint.host, endpoint.port).await {
-                Ok(server) => self.carry(wire, read, server, &mut record).await,
-                Err(_) => wire.abort(),
+            return match self.http_for(&permit).dial(&endpoint.host, endpoint.port).await {
+                Ok(server) => self.carry(io, read, server, &mut record).await,
+                Err(_) => io.abort(),
             };
         }
-        let mut tls = match self.interceptor.accept(Rewound::new(wire, read), &endpoint.host).await {
+        let mut tls = match self.interceptor.accept(PrefixedIo::new(io, read), &endpoint.host).await {
             Ok(tls) => tls,
             Err(error) => {
                 return tracing::info!(
@@ -149,13 +157,13 @@ impl Inner {
             Protocol::Http1 | Protocol::Http2 => {
                 answered(&mut record, StatusCode::OK, End::Complete);
                 drop(record);
-                self.inside(Box::new(tls), read, protocol, Scheme::HTTPS, &endpoint, lease).await;
+                self.inside(Box::new(tls), read, protocol, Scheme::HTTPS, &endpoint, permit).await;
             }
             Protocol::Closed => {}
             // It has said that it speaks HTTP/2.
             _ if agreed.is_some() => tls.abort(),
             // Another protocol in TLS, whose server may have to speak first.
-            _ => match self.http_for(&lease).dial_tls(&endpoint.host, endpoint.port).await {
+            _ => match self.http_for(&permit).dial_tls(&endpoint.host, endpoint.port).await {
                 Ok(server) => self.carry(Box::new(tls), read, server, &mut record).await,
                 Err(_) => tls.abort(),
             },
@@ -163,38 +171,44 @@ impl Inner {
     }
 
     /// How a client that looks inside is connected to its server after all.
-    fn http_for(&self, lease: &Lease) -> &HttpClient {
-        if lease.remote { self.http.for_others() } else { &self.http }
+    fn http_for(&self, permit: &ConnectionPermit) -> &HttpClient {
+        if permit.remote { self.http.for_others() } else { &self.http }
     }
 
     async fn inside(
         self: Arc<Self>,
-        wire: Box<dyn Wire>,
+        io: Box<dyn IoStream>,
         read: Vec<u8>,
         protocol: Protocol,
         scheme: Scheme,
         endpoint: &Endpoint,
-        lease: Arc<Lease>,
+        permit: Arc<ConnectionPermit>,
     ) {
         let Some(authority) = endpoint.authority(&scheme) else { return };
-        let door = Door { through: Some((scheme, authority)), ..Door::default() };
-        self.serve(wire, read, protocol, door, true, lease).await;
+        let ingress = Ingress { through: Some((scheme, authority)), ..Ingress::default() };
+        self.serve(io, read, protocol, ingress, true, permit).await;
     }
 
     /// Carries bytes between the two until both are done. What breaks one end breaks the other.
-    async fn carry<S: Wire>(&self, mut wire: Box<dyn Wire>, read: Vec<u8>, mut server: S, record: &mut Option<Record>) {
+    async fn carry<S: IoStream>(
+        &self,
+        mut io: Box<dyn IoStream>,
+        read: Vec<u8>,
+        mut server: S,
+        record: &mut Option<Record>,
+    ) {
         let down = AtomicU64::new(0);
         let sent = async {
             server.write_all(&read).await?;
             server.flush().await
         };
         let ended = match sent.await {
-            Ok(()) => pipe(&mut wire, &mut server, self.config().tunnel_idle, self.drain.draining(), &down).await,
+            Ok(()) => pipe(&mut io, &mut server, self.config().tunnel_idle, self.drain.draining(), &down).await,
             Err(error) => Err(error),
         };
         let end = if ended.is_ok() { End::Complete } else { End::Broken };
         if end == End::Broken {
-            wire.abort();
+            io.abort();
             server.abort();
         }
         if let Some(record) = record {
@@ -225,14 +239,14 @@ fn established() -> Response<Body> {
 }
 
 /// The client's connection once our answer is on it, and what was read of it already.
-pub(super) async fn taken_over(client: OnUpgrade) -> Option<(Box<dyn Wire>, Vec<u8>)> {
+pub(super) async fn taken_over(client: OnUpgrade) -> Option<(Box<dyn IoStream>, Vec<u8>)> {
     let upgraded = client.await.inspect_err(|error| tracing::debug!(%error, "a tunnel's client left")).ok()?;
     Some(match upgraded.downcast::<TokioIo<Gate>>() {
         Ok(parts) => {
-            let (wire, held) = parts.io.into_inner().into_parts();
+            let (io, held) = parts.io.into_inner().into_parts();
             let mut read = parts.read_buf.to_vec();
             read.extend(held);
-            (wire, read)
+            (io, read)
         }
         Err(upgraded) => (Box::new(TokioIo::new(upgraded)), Vec::new()),
     })

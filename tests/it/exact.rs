@@ -489,3 +489,36 @@ fn a_limit_of_hops_is_kept() {
     assert!(ask("OPTIONS", 2).contains("X-Origin: 1"));
     assert!(origin.seen()[0].1.contains("Max-Forwards: 1\r\n"));
 }
+
+#[test]
+fn a_companys_proxy_leads_out() {
+    let proxy = RawOrigin::start(|head, _| match head.split("\r\n").next().unwrap_or_default() {
+        _ if !head.contains("Proxy-Authorization: Basic YW5uOnBhc3M=\r\n") => Reply::send(
+            "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n",
+        ),
+        "GET http://far.invalid/x HTTP/1.1" => Reply::send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nfar"),
+        "CONNECT far.invalid:7 HTTP/1.1" => Reply::send("HTTP/1.1 200 Connection established\r\n\r\n220 hello\r\n\r\n"),
+        _ => Reply::send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
+    });
+    let plan = || Daemon::plan("h1").set("proxy.egress.addr", format!("http://{}", proxy.address()));
+    let origin = Origin::start();
+    origin.put("/near", Page::plain("near"));
+    let daemon = plan().set("proxy.egress.username", "ann").set("proxy.egress.password", "pass").start();
+    daemon.get("http://far.invalid/x").assert_is(b"far");
+    daemon.get(&origin.url("/near")).assert_is(b"near");
+    let mut tunnel = connect(daemon.proxy());
+    tunnel.write_all(b"CONNECT far.invalid:7 HTTP/1.1\r\nHost: far.invalid:7\r\n\r\n").expect("written");
+    assert!(read_head(&mut tunnel).starts_with("HTTP/1.1 200"));
+    assert_eq!(read_head(&mut tunnel), "220 hello\r\n\r\n");
+    assert_eq!(Ask::get("https://elsewhere.invalid:443/").via(daemon.proxy()).send().status, 502);
+    let heads = proxy.seen();
+    assert!(heads.iter().all(|(_, head)| !head.contains("near")), "loopback is reached directly");
+
+    let daemon = plan().start();
+    for url in ["http://far.invalid/x", "https://far.invalid:443/x"] {
+        let answer = Ask::get(url).via(daemon.proxy()).send();
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(answer.status == 502 && said.contains("proxy.egress"), "{url}: {} {said}", answer.status);
+        assert_eq!(answer.line("proxy-authenticate"), "");
+    }
+}

@@ -22,7 +22,7 @@ use self::args::Order;
 use self::progress::Progress;
 use self::target::Target;
 use self::via::{Fault, Via};
-use crate::net::{ClientConfig, HttpClient};
+use crate::net::{ClientConfig, Egress, HttpClient};
 
 pub use self::args::Args;
 
@@ -61,7 +61,7 @@ async fn download(args: &Args, order: &Order) -> anyhow::Result<()> {
                 ));
             }
             progress.say(&format!("{why}; downloading directly"));
-            let direct = Via::Direct(HttpClient::new(ClientConfig::default())?);
+            let direct = Via::Direct(HttpClient::new(direct_client()?)?);
             attempt(order, &direct, &mut target, &progress).await.map_err(|fault| match fault {
                 Fault::Way(why) => anyhow::anyhow!(why),
                 Fault::Final(error) => error,
@@ -72,6 +72,12 @@ async fn download(args: &Args, order: &Order) -> anyhow::Result<()> {
     target.keep().await?;
     progress.done(bytes);
     Ok(())
+}
+
+/// How origins are asked without a daemon: the way out that the environment names.
+fn direct_client() -> anyhow::Result<ClientConfig> {
+    let egress = Egress::from_env(|name| std::env::var(name).ok());
+    Ok(ClientConfig { egress: egress.map_err(anyhow::Error::msg)?, ..ClientConfig::default() })
 }
 
 /// One attempt, one way.

@@ -60,7 +60,7 @@ fn the_certificates_have_what_strict_clients_ask_for() {
     let dir = tempfile::tempdir().unwrap();
     let ca = authority(dir.path());
     let ca_der = ca.der.clone();
-    let mint = Mint::new(ca).unwrap();
+    let issuer = LeafIssuer::new(ca).unwrap();
     let (_, ca) = X509Certificate::from_der(&ca_der).unwrap();
     let basic = ca.basic_constraints().unwrap().unwrap();
     let usage = ca.key_usage().unwrap().unwrap();
@@ -76,7 +76,7 @@ fn the_certificates_have_what_strict_clients_ask_for() {
     let long = format!("{}.example", "a".repeat(60));
     let mut serials = Vec::new();
     for host in ["a.example", "192.0.2.1", &long] {
-        let chain = mint.leaf(host).unwrap().cert;
+        let chain = issuer.leaf(host).unwrap().cert;
         let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
         leaf.verify_signature(Some(ca.public_key())).unwrap();
         assert!(identifier(&leaf, true).is_some());
@@ -134,11 +134,11 @@ fn a_pair_that_is_no_ca_is_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (dir.path().join("one"), dir.path().join("other"));
     authority(&one);
-    let mint = Mint::new(authority(&other)).unwrap();
+    let issuer = LeafIssuer::new(authority(&other)).unwrap();
     let mixed = CertificateAuthority::load(&one.join("ca.pem"), &other.join("ca.key")).unwrap_err();
     assert!(mixed.to_string().contains("not the key of this certificate"), "{mixed}");
 
-    let leaf = pem(&mint.leaf("a.example").unwrap().cert[0]);
+    let leaf = pem(&issuer.leaf("a.example").unwrap().cert[0]);
     fs::write(one.join("leaf.pem"), leaf).unwrap();
     let leaf = CertificateAuthority::load(&one.join("leaf.pem"), &one.join("ca.key")).unwrap_err();
     assert!(leaf.to_string().contains("not the certificate of a CA"), "{leaf}");
@@ -164,10 +164,10 @@ fn pem(der: &[u8]) -> String {
 #[test]
 fn openssl_accepts_the_chain_strictly() {
     let dir = tempfile::tempdir().unwrap();
-    let mint = Mint::new(authority(dir.path())).unwrap();
+    let issuer = LeafIssuer::new(authority(dir.path())).unwrap();
     for (host, option) in [("a.example", "-verify_hostname"), ("192.0.2.1", "-verify_ip")] {
         let leaf = dir.path().join("leaf.x509");
-        fs::write(&leaf, pem(&mint.leaf(host).unwrap().cert[0])).unwrap();
+        fs::write(&leaf, pem(&issuer.leaf(host).unwrap().cert[0])).unwrap();
         let mut verify = Command::new("openssl");
         verify.args(["verify", "-x509_strict", "-purpose", "sslserver", option, host, "-CAfile"]);
         verify.arg(dir.path().join("ca.pem")).arg(&leaf);

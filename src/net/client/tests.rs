@@ -409,3 +409,39 @@ async fn an_authenticated_connection_is_its_clients() {
     let others = [on[0], on[2], on[3], on[6]];
     assert!(!others[1..].contains(&on[1]) && on[6] != on[5], "nobody else does: {on:?}");
 }
+
+#[tokio::test]
+async fn what_an_http2_origin_has_not_processed_is_sent_again_elsewhere() {
+    let (pem, _, acceptor) = identity(None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = seen.clone();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let log = log.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut first = true;
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    log.lock().unwrap().push((number, request.method().clone()));
+                    // Every connection takes one request and refuses what comes after it.
+                    if std::mem::take(&mut first) {
+                        respond.send_response(Response::new(()), true).unwrap();
+                    } else {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    }
+                }
+            });
+        }
+    });
+    let client = client(vec![Upstream { host: "127.0.0.1".into(), ca_pem: Some(pem.into()), ..Upstream::default() }]);
+    for method in [Method::GET, Method::POST, Method::GET, Method::POST] {
+        let body = Full::new(Bytes::from_static(b"body")).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().method(method).uri(format!("https://{address}/")).body(body).unwrap();
+        assert_eq!(client.send(request).await.unwrap().status(), StatusCode::OK);
+    }
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 7, "three of them were refused once: {seen:?}");
+}

@@ -5,37 +5,42 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
-use super::gate::Wire;
+use super::gate::IoStream;
 
 /// A connection whose first bytes are in memory.
-pub(super) struct Rewound {
+pub(super) struct PrefixedIo {
     read: Vec<u8>,
     /// How many of them were given out.
     given: usize,
-    wire: Box<dyn Wire>,
+    inner: Box<dyn IoStream>,
 }
 
-impl Rewound {
-    /// `wire`, of which `read` was read.
-    pub(super) const fn new(wire: Box<dyn Wire>, read: Vec<u8>) -> Self {
-        Self { read, given: 0, wire }
+impl PrefixedIo {
+    /// `inner`, of which `read` was read.
+    pub(super) const fn new(inner: Box<dyn IoStream>, read: Vec<u8>) -> Self {
+        Self { read, given: 0, inner }
     }
 }
 
-impl Wire for Rewound {
+impl IoStream for PrefixedIo {
     fn abort(&self) {
-        self.wire.abort();
+        self.inner.abort();
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        self.inner.tcp().filter(|_| self.given == self.read.len())
     }
 }
 
-impl AsyncRead for Rewound {
+impl AsyncRead for PrefixedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let rest = &self.read[self.given..];
         if rest.is_empty() {
             self.read = Vec::new();
             self.given = 0;
-            return Pin::new(&mut self.wire).poll_read(cx, buf);
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
         let step = rest.len().min(buf.remaining());
         buf.put_slice(&rest[..step]);
@@ -44,9 +49,9 @@ impl AsyncRead for Rewound {
     }
 }
 
-impl AsyncWrite for Rewound {
+impl AsyncWrite for PrefixedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write(cx, bytes)
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -54,19 +59,19 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write_vectored(cx, bytes)
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.wire.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_flush(cx)
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_shutdown(cx)
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -79,7 +84,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_comes_first() {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let mut rewound = Rewound::new(Box::new(near), b"hello ".to_vec());
+        let mut rewound = PrefixedIo::new(Box::new(near), b"hello ".to_vec());
         far.write_all(b"world").await.unwrap();
         far.shutdown().await.unwrap();
         let mut few = [0; 2];
