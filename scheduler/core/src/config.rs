@@ -12,6 +12,8 @@ pub struct Config {
     pub children_per_task: usize,
     /// How many leases of one task there are at most: so many hosts read different pieces from the source at a time.
     pub max_leases: usize,
+    /// A lease of so many bytes or less is not cut to let others read at the same time, unless one waits for a piece of it.
+    pub uncut_lease: u64,
     /// How long the holder of a lease may be silent before the lease passes on.
     pub lease_time: Duration,
     /// The same for a peer of the plain protocol, which reports whole pieces only. A piece's length at
@@ -66,6 +68,7 @@ impl Default for Config {
             max_parents: 10,
             children_per_task: 24,
             max_leases: 8,
+            uncut_lease: 64 << 20,
             lease_time: Duration::from_secs(3),
             plain_lease_time: Duration::from_secs(30),
             slow_source: 256 * 1024,

@@ -110,14 +110,19 @@ impl Core {
     }
 
     /// Everything is leased, and another could read: the longest lease is cut to a run. Says whether there was one.
+    ///
+    /// What was on its way is then lost, some mebibytes: a lease that is not much longer is left as it is, until somebody
+    /// waits for what is in it ([`Self::late`]).
     fn cut_long_lease(&mut self, task: &TaskId) -> bool {
         let Some(state) = self.tasks.get(task) else { return false };
-        let (run, count) = (self.run_length(state), state.geometry.map_or(0, Geometry::count));
+        let (run, piece) = (self.run_length(state), state.geometry.map_or(0, Geometry::piece_length));
         let extended = |lease: &&Lease| self.peers.get(&lease.peer).is_some_and(|peer| peer.extended);
-        let longest = state.leases.iter().filter(extended).max_by_key(|lease| lease.pieces.end - lease.pieces.start);
-        let Some(lease) = longest.filter(|lease| lease.pieces.end - lease.pieces.start > run) else { return false };
-        let (peer, pieces) = (lease.peer.clone(), lease.pieces.start..(lease.pieces.start + run).min(count));
-        if self.pick_reader(task, &(pieces.end..lease.pieces.end)).is_none_or(|other| other == peer) {
+        let length = |lease: &Lease| lease.pieces.end - lease.pieces.start;
+        let longest = state.leases.iter().filter(extended).max_by_key(|lease| length(lease));
+        let worth = |lease: &&Lease| length(lease) > run && u64::from(length(lease)) * piece > self.config.uncut_lease;
+        let Some(lease) = longest.filter(worth) else { return false };
+        let (peer, pieces) = (lease.peer.clone(), lease.pieces.start..lease.pieces.start + run);
+        if self.pick_reader(task, &(pieces.end..lease.pieces.end)).is_none() {
             return false;
         }
         self.change_lease(task, &peer, pieces);
@@ -388,6 +393,11 @@ impl Core {
         let lease = state.lease_of(piece).map(|lease| (lease.peer.clone(), lease.heard + self.config.lease_time));
         let gets_on = lease.as_ref().is_some_and(|(holder, until)| holder != peer && *until > now);
         let has_own = self.has_lease(peer);
+        let may = !has_own && !forbidden && state.seed.is_none() && state.copies_of(piece) == 0;
+        if may && self.share_lease(now, &task, peer, piece) {
+            return;
+        }
+        let Some(state) = self.tasks.get(&task) else { return };
         if gets_on || has_own || forbidden || state.copies_of(piece) > 0 || state.seed.is_some() {
             return self.answer(peer, Answer::Wait);
         }
@@ -395,6 +405,24 @@ impl Core {
             self.take_lease(&task, &holder);
         }
         self.lease_to(now, peer, piece.0..piece.0 + 1);
+    }
+
+    /// A piece that a peer waits for is in the lease of another who is not at it yet: the rest of that is the peer's now,
+    /// a run of it. Says whether it was so.
+    fn share_lease(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber) -> bool {
+        let Some(state) = self.tasks.get(task) else { return false };
+        let run = self.run_length(state);
+        let Some(lease) = state.lease_of(piece).filter(|lease| lease.peer != *peer && lease.pieces.start < piece.0)
+        else {
+            return false;
+        };
+        let (holder, pieces) = (lease.peer.clone(), lease.pieces.clone());
+        if self.peers.get(&holder).is_none_or(|holder| !holder.extended) {
+            return false;
+        }
+        self.change_lease(task, &holder, pieces.start..piece.0);
+        self.lease_to(now, peer, piece.0..pieces.end.min(piece.0 + run));
+        true
     }
 
     fn pick_seed(&mut self, task: &TaskId, not: &HostId) -> Option<HostId> {

@@ -12,7 +12,7 @@ const CROWD: usize = 2000;
 
 #[test]
 fn everybody_is_a_few_steps_from_everybody() {
-    let mut core = Core::new(Config::default(), 3);
+    let mut core = Core::new(Config { uncut_lease: 0, ..Config::default() }, 3);
     let mut parents: BTreeMap<PeerId, Vec<PeerId>> = BTreeMap::new();
     let mut sent = BTreeSet::new();
     for number in 0..CROWD {

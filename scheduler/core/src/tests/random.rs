@@ -87,7 +87,8 @@ struct Talk {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let config = Config { max_tasks: 2, max_peers: 12, max_hosts: 6, max_failed: 3, ..Config::default() };
+        let config =
+            Config { max_tasks: 2, max_peers: 12, max_hosts: 6, max_failed: 3, uncut_lease: 0, ..Config::default() };
         Self { core: Core::new(config, seed), now: Moment::START, talking: BTreeMap::new(), seeds: Vec::new() }
     }
 

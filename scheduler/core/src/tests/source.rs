@@ -189,6 +189,21 @@ fn a_piece_that_a_reader_waits_for_is_offered_promised_or_leased() {
 }
 
 #[test]
+fn a_short_lease_is_cut_only_for_one_who_waits_for_a_piece_of_it() {
+    let mut world = World::new(Config::default());
+    ["a", "b"].into_iter().for_each(|name| drop(world.announce(super::world::host_info(name))));
+    world.register("a");
+    world.register("b");
+    world.opened("a");
+    assert_eq!(leases(&world), [lease("a", 0, 8)]);
+    let answers = world.report("b", Report::Late { piece: PieceNumber(3) });
+    assert!(
+        answers.contains(&told("a", Told::Run(0, 3))) && answers.contains(&told("b", Told::Run(3, 7))),
+        "{answers:?}"
+    );
+}
+
+#[test]
 fn who_wants_the_source_now_gets_it_unless_somebody_brings_it() {
     let mut world = World::with_hosts(&["a", "b", "c"]);
     world.register("a");

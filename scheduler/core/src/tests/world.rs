@@ -93,7 +93,7 @@ impl World {
 
     pub(super) fn with_hosts(names: &[&str]) -> Self {
         // What bounds the children is tested by the slots of hosts, save where a test says so.
-        let mut world = Self::new(Config { children_per_task: usize::MAX, ..Config::default() });
+        let mut world = Self::new(Config { children_per_task: usize::MAX, uncut_lease: 0, ..Config::default() });
         for name in names {
             world.announce(host_info(name));
         }
