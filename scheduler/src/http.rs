@@ -1,12 +1,14 @@
 //! What people look at: tasks and hosts as JSON, beside the admin routes that every process has. Nothing here changes
 //! state. URLs are shown without their query, which may carry a signature.
 
+use std::ops::Range;
+
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use damselfly_core::TaskId;
+use damselfly_core::{PeerId, TaskId};
 use damselfly_scheduler_core::{HostView, PeerView, TaskView};
 use serde::{Deserialize, Serialize};
 
@@ -76,13 +78,34 @@ struct Task {
     length: Option<u64>,
     piece_length: Option<u64>,
     pieces: Option<u32>,
-    lease: Option<String>,
+    leases: Vec<Lease>,
     seed: Option<String>,
     proofs: usize,
     holders: usize,
     peer_count: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     peers: Option<Vec<Peer>>,
+}
+
+/// Pieces that a peer reads from the source for everybody, those that are still to come.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Lease {
+    peer: String,
+    first_piece: u32,
+    /// Not there while nobody knows how many pieces there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_piece: Option<u32>,
+}
+
+impl From<&(PeerId, Range<u32>)> for Lease {
+    fn from((peer, pieces): &(PeerId, Range<u32>)) -> Self {
+        Self {
+            peer: peer.to_string(),
+            first_piece: pieces.start,
+            end_piece: Some(pieces.end).filter(|end| *end != u32::MAX),
+        }
+    }
 }
 
 impl From<&TaskView> for Task {
@@ -94,7 +117,7 @@ impl From<&TaskView> for Task {
             length: task.geometry.map(|geometry| geometry.length()),
             piece_length: task.geometry.map(|geometry| geometry.piece_length()),
             pieces: task.geometry.map(|geometry| geometry.count()),
-            lease: task.lease.as_ref().map(ToString::to_string),
+            leases: task.leases.iter().map(Lease::from).collect(),
             seed: task.seed.as_ref().map(ToString::to_string),
             proofs: task.proofs,
             holders: task.holders,

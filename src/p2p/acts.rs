@@ -1,19 +1,24 @@
 //! What the driver does when the machine says so, and how what came of it is put to the machine.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use damselfly_core::swarm::{Offer, PieceFault, Registration, Report, SourceWish};
-use damselfly_core::{ByteRange, PeerId, PieceNumber};
+use damselfly_core::{ByteRange, HostId, PeerId, PieceNumber, PieceSet, TaskId};
 use futures_util::StreamExt as _;
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::download::{Action, End, Event};
 use super::driver::{Done, Driver, Happened, Word, unverified};
 use super::flight::Outcome;
+use super::piece_sync::{PieceSync, SyncError};
 use super::source::{self, Chunks, Step, Teller, Trouble};
-use super::transport::{DataClient, FetchError};
+use super::transport::{DataClient, FetchError, GivenTurn, TurnError};
 use crate::storage::{PieceWriter, StoredTask};
 
 /// How many reports may wait for the scheduler besides one a piece.
@@ -30,7 +35,13 @@ impl Driver {
                 if let Some((_, work)) = self.follows.remove(&parent) {
                     work.abort();
                 }
+                if let Some((_, work)) = self.asks.remove(&parent) {
+                    work.abort();
+                }
+                self.pass_turn(&parent);
             }
+            Action::AskTurn { parent, wanted } => self.ask_turn(parent, wanted),
+            Action::PassTurn { parent } => self.pass_turn(&parent),
             Action::Fetch { parent, piece, proof: _ } => self.fetch(parent, piece),
             Action::Cancel { parent, piece } => {
                 if let Some(work) = self.fetches.remove(&(parent, piece)) {
@@ -40,6 +51,9 @@ impl Driver {
             Action::Keep { piece } => self.keep(piece),
             Action::Discard { piece } => drop(self.arrived.remove(&piece)),
             Action::ReadSource { range } => self.read_source(range),
+            Action::ShortenSource { end } => {
+                self.source_end.fetch_min(end, Ordering::Relaxed);
+            }
             Action::StopSource => {
                 self.stop_source();
                 self.begun = None;
@@ -100,21 +114,11 @@ impl Driver {
         self.turns += 1;
         let turn = self.turns;
         let work = self.start(async move {
-            let mut said = match pieces.follow(offer.rpc, &host, &id, count).await {
-                Ok(said) => said,
-                Err(error) => {
-                    debug!(parent = %name, %error, "a parent cannot be followed");
-                    return Done::Unfollowed { parent: name, turn, clean: false };
-                }
-            };
-            while let Some(next) = said.next().await {
-                let Ok(has) = next else { return Done::Unfollowed { parent: name, turn, clean: false } };
-                let word = Word::Has { parent: name.clone(), piece: has.number, data: has.data_addr };
-                if words.send(word).await.is_err() {
-                    break;
-                }
+            let ended = watch_parent(&pieces, offer.rpc, &host, &id, count, &name, &words).await;
+            if let Err(error) = &ended {
+                debug!(parent = %name, %error, "a parent cannot be followed");
             }
-            Done::Unfollowed { parent: name, turn, clean: true }
+            Done::Unfollowed { parent: name, turn, clean: ended.is_ok() }
         });
         if let Some((_, before)) = self.follows.insert(parent, (turn, work)) {
             before.abort();
@@ -131,12 +135,62 @@ impl Driver {
         };
         let client = self.shared.parts.data.clone();
         let stall = self.shared.config.stall;
+        let given = self.given.remove(&parent);
         let key = (parent.clone(), piece);
         let work = self.start(async move {
-            let fetched = fetch(&client, data, &stored, piece, stall).await;
+            let fetched = fetch(&client, data, given, &stored, piece, stall).await;
             Done::Fetched { parent, piece, result: fetched }
         });
         self.fetches.insert(key, work);
+    }
+
+    fn ask_turn(&mut self, parent: PeerId, wanted: PieceSet) {
+        self.turns += 1;
+        let ask = self.turns;
+        let (client, id, stall) = (self.shared.parts.data.clone(), self.flight.id, self.shared.config.stall);
+        let data = self.data.get(&parent).copied();
+        let name = parent.clone();
+        let work = self.start(async move {
+            let result = match data {
+                Some(data) => client.ask(data, &id, &wanted, stall).await,
+                // The machine asks only parents that have spoken.
+                None => Err(FetchError::Gone.into()),
+            };
+            Done::Turn { parent: name, ask, result }
+        });
+        if let Some((_, before)) = self.asks.insert(parent, (ask, work)) {
+            before.abort();
+        }
+    }
+
+    /// A parent has answered the request for a turn.
+    pub(super) fn turn_given(&mut self, parent: PeerId, ask: u64, result: Result<GivenTurn, TurnError>) -> Happened {
+        if self.asks.get(&parent).is_none_or(|(now, _)| *now != ask) {
+            // It was left meanwhile. What it gave is dropped, and so given to the next.
+            return Happened::Nothing;
+        }
+        self.asks.remove(&parent);
+        Happened::Event(match result {
+            Ok(turn) => {
+                let least_sent = turn.least_sent().to_vec();
+                self.given.insert(parent.clone(), turn);
+                Event::Turn { parent, least_sent }
+            }
+            Err(TurnError::Busy) => Event::TurnRefused { parent, fault: None },
+            Err(TurnError::Failed(error)) => {
+                debug!(%parent, %error, "a parent gives no turn");
+                Event::TurnRefused { parent, fault: Some(error.fault().unwrap_or(PieceFault::Gone)) }
+            }
+        })
+    }
+
+    fn pass_turn(&mut self, parent: &PeerId) {
+        let Some(turn) = self.given.remove(parent) else { return };
+        let (client, id, stall) = (self.shared.parts.data.clone(), self.flight.id, self.shared.config.stall);
+        self.start(async move {
+            client.pass(turn, &id, stall).await;
+            Done::Nothing
+        });
     }
 
     /// A fetch has ended.
@@ -186,6 +240,7 @@ impl Driver {
         self.runs += 1;
         let range = self.resume(range);
         self.asked = range;
+        self.source_end = Arc::new(AtomicU64::new(u64::MAX));
         let run = self.runs;
         let mut expected = self.spec.expected();
         if let Some(stored) = &self.stored {
@@ -261,9 +316,11 @@ impl Driver {
         let asked = self.asked.map_or(0, ByteRange::start);
         let begun = self.begun.take().filter(|_| asked == opened.start);
         let body = Chunks::new(opened.response.body, self.shared.config.source_silence);
+        self.source_end.fetch_min(end, Ordering::Relaxed);
+        let end = Arc::clone(&self.source_end);
         let teller = Teller { run, words: self.words.0.clone(), flight: self.flight.clone() };
         let work = self.start(async move {
-            let ended = source::copy(body, opened.start, end, asked, begun, &stored, &teller).await;
+            let ended = source::copy(body, opened.start, &end, asked, begun, &stored, &teller).await;
             teller.end(ended).await;
             Done::Nothing
         });
@@ -325,6 +382,7 @@ impl Driver {
             Word::Source { step: Step::Begun(_), .. } => return Ok(Happened::Nothing),
             Word::Source { step: Step::Progress(bytes), .. } => Event::SourceProgress { bytes },
             Word::Source { step: Step::Piece(piece, digest), .. } => Event::SourcePiece { piece, digest },
+            Word::Queues { parent } => Event::ParentQueues { parent },
             Word::Has { parent, piece, data } => {
                 self.data.insert(parent.clone(), data);
                 Event::ParentHas { parent, piece }
@@ -341,12 +399,67 @@ impl Driver {
 pub(super) async fn fetch(
     client: &DataClient,
     data: SocketAddr,
+    given: Option<GivenTurn>,
     stored: &StoredTask,
     piece: PieceNumber,
     stall: Duration,
 ) -> Result<Option<PieceWriter>, FetchError> {
     let claimed = timeout(stall, source::claim(stored, piece)).await.map_err(|_| FetchError::Missing)?;
     let Some(mut writer) = claimed else { return Ok(None) };
-    client.fetch(data, &stored.id(), &mut writer, stall).await?;
+    match given {
+        Some(turn) => client.fetch_in_turn(turn, &stored.id(), &mut writer, stall).await?,
+        None => client.fetch(data, &stored.id(), &mut writer, stall).await?,
+    };
     Ok(Some(writer))
+}
+
+/// How long a parent that does not have the task yet is given to begin with it, and how often it is asked.
+const BEGIN_TRIES: u32 = 20;
+const BEGIN_WAIT: Duration = Duration::from_millis(150);
+
+/// How long after a parent has said all that it has it is asked again, at first and at most.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16));
+
+/// Tells of each piece that a parent has, until it has told of all pieces of the task.
+async fn watch_parent(
+    pieces: &PieceSync,
+    rpc: SocketAddr,
+    host: &HostId,
+    task: &TaskId,
+    count: Option<u32>,
+    parent: &PeerId,
+    words: &mpsc::Sender<Word>,
+) -> Result<(), SyncError> {
+    let mut told = BTreeSet::new();
+    let mut wait = ASK_AGAIN.0;
+    let mut begin_tries = 0;
+    loop {
+        let (turns, mut said) = match pieces.follow(rpc, host, task, count).await {
+            Ok(followed) => followed,
+            // It was offered because it is about to download the task.
+            Err(SyncError::Missing) if begin_tries < BEGIN_TRIES => {
+                begin_tries += 1;
+                sleep(BEGIN_WAIT).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let before = told.len();
+        if turns && told.is_empty() && words.send(Word::Queues { parent: parent.clone() }).await.is_err() {
+            return Ok(());
+        }
+        while let Some(next) = said.next().await {
+            let has = next?;
+            let word = Word::Has { parent: parent.clone(), piece: has.number, data: has.data_addr };
+            if told.insert(has.number) && words.send(word).await.is_err() {
+                return Ok(());
+            }
+        }
+        // One that is still downloading has more later; the driver breaks this off when it needs nothing more.
+        wait = if told.len() > before { ASK_AGAIN.0 } else { (wait * 2).min(ASK_AGAIN.1) };
+        if !turns {
+            return Ok(());
+        }
+        sleep(wait).await;
+    }
 }

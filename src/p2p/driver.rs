@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use damselfly_core::swarm::{Answer, Report};
@@ -25,7 +26,7 @@ use super::download::{Action, Download, Event, Failure, ReaderId, Setup};
 use super::flight::{Flight, News, Outcome, Phase};
 use super::source::{self, Step, Trouble};
 use super::tasks::{Shared, TaskSpec};
-use super::transport::FetchError;
+use super::transport::{FetchError, GivenTurn, TurnError};
 use super::verify;
 use crate::backend::SourceResponse;
 use crate::net::NetError;
@@ -54,6 +55,11 @@ pub(crate) enum Done {
         piece: PieceNumber,
         result: Result<Option<PieceWriter>, FetchError>,
     },
+    Turn {
+        parent: PeerId,
+        ask: u64,
+        result: Result<GivenTurn, TurnError>,
+    },
     Unfollowed {
         parent: PeerId,
         turn: u64,
@@ -66,6 +72,7 @@ pub(crate) enum Done {
 pub(crate) enum Word {
     Source { run: u64, step: Step },
     SourceEnded { run: u64, end: source::End },
+    Queues { parent: PeerId },
     Has { parent: PeerId, piece: PieceNumber, data: SocketAddr },
 }
 
@@ -86,7 +93,12 @@ pub(crate) struct Driver {
     /// Counts source streams, likewise.
     pub(super) runs: u64,
     pub(super) outbox: VecDeque<Report>,
+    /// Turns that are asked for, each with its number, and those that were given and not used yet.
+    pub(super) asks: HashMap<PeerId, (u64, AbortHandle)>,
+    pub(super) given: HashMap<PeerId, GivenTurn>,
     pub(super) source: Option<(u64, AbortHandle)>,
+    /// Where the source stream under way is to end.
+    pub(super) source_end: Arc<AtomicU64>,
     pub(super) asked: Option<ByteRange>,
     /// The piece that a source stream broke off in, for the next one to go on with.
     pub(super) begun: Option<PieceWriter>,
@@ -122,7 +134,10 @@ impl Driver {
             round: 0,
             runs: 0,
             outbox: VecDeque::new(),
+            asks: HashMap::new(),
+            given: HashMap::new(),
             source: None,
+            source_end: Arc::default(),
             asked: None,
             begun: None,
             follows: HashMap::new(),
@@ -344,6 +359,7 @@ impl Driver {
             Done::SourceOpened { run, result } if Some(run) == self.source_run() => self.source_opened(result).await?,
             Done::Nothing | Done::Registered { .. } | Done::SourceOpened { .. } => Happened::Nothing,
             Done::Fetched { parent, piece, result } => self.fetched(parent, piece, result)?,
+            Done::Turn { parent, ask, result } => self.turn_given(parent, ask, result),
             Done::Unfollowed { parent, turn, .. } if self.follows.get(&parent).is_none_or(|(now, _)| *now != turn) => {
                 Happened::Nothing
             }

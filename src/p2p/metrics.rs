@@ -84,6 +84,7 @@ impl Metrics {
             PieceFault::Stalled => "stalled",
             PieceFault::Gone => "gone",
             PieceFault::Missing => "missing",
+            PieceFault::Slow => "slow",
         };
         self.pieces_failed.get_or_create(&FaultLabel { blame }).inc();
     }

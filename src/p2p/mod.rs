@@ -13,7 +13,6 @@
 //! ```
 
 mod acts;
-pub mod download;
 mod driver;
 mod flight;
 mod metrics;
@@ -25,6 +24,7 @@ mod tasks;
 pub mod transport;
 mod verify;
 
+pub use damselfly_download as download;
 pub use flight::Traffic;
 pub use metrics::Metrics;
 pub use stream::{Broken, ContentStream, HELD_TAIL};

@@ -101,8 +101,8 @@ impl PieceSync {
         Self { config, channels: Arc::default() }
     }
 
-    /// Asks the parent at `rpc` which pieces of `task` it has. `host` is the host that asks; `count` is how many pieces
-    /// the task has, as far as that is known.
+    /// Asks the parent at `rpc` which pieces of `task` it has, and says whether it serves by turns. `host` is the host
+    /// that asks; `count` is how many pieces the task has, as far as that is known.
     ///
     /// # Errors
     /// Where the parent does not answer in time, or does not have the task.
@@ -112,14 +112,16 @@ impl PieceSync {
         host: &HostId,
         task: &TaskId,
         count: Option<u32>,
-    ) -> Result<impl Stream<Item = Result<PieceAnnouncement, SyncError>> + Send + Unpin + use<>, SyncError> {
+    ) -> Result<(bool, impl Stream<Item = Result<PieceAnnouncement, SyncError>> + Send + Unpin + use<>), SyncError>
+    {
         let mut stub = DfdaemonUploadClient::new(self.channel(rpc)?).max_decoding_message_size(MAX_ANNOUNCEMENT);
         let call = stub.sync_pieces(convert::all_pieces_to_wire(host, task, count.unwrap_or(SURE).min(ASKED)));
         let answer = tokio::time::timeout(self.config.head_timeout, call)
             .await
             .map_err(|_| SyncError::Gone("no answer in time".into()))?
             .map_err(|status| lost(&status))?;
-        Ok(answer.into_inner().take(MAX_PIECES as usize).map(move |said| read(said, rpc)))
+        let turns = convert::gives_turns(answer.metadata());
+        Ok((turns, answer.into_inner().take(MAX_PIECES as usize).map(move |said| read(said, rpc))))
     }
 
     /// The connection to a parent; the one that was idle longest makes room for a new one. Streams on it live on.

@@ -5,6 +5,7 @@
 //! trusted as far as its TLS is, so readers follow it without waiting for the piece.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -148,24 +149,24 @@ impl Teller {
     }
 }
 
-/// Copies `body`, which starts at `at`, into the store up to `end`, telling each step.
+/// Copies `body`, which starts at `at`, into the store up to `end`, telling each step. The end may come nearer meanwhile.
 ///
 /// `begun` is the writer of the piece that `at` lies in, if a stream before broke off there. A piece that is there
 /// already, or that somebody else goes on writing, is skipped. What comes before `asked` is not new.
 pub(crate) async fn copy(
     mut body: Chunks,
     at: u64,
-    end: u64,
+    end: &AtomicU64,
     asked: u64,
     begun: Option<PieceWriter>,
     stored: &StoredTask,
     teller: &Teller,
 ) -> End {
     let mut run = Run { stored, at, asked, writer: begun };
-    while run.at < end {
+    while run.at < end.load(Ordering::Relaxed) {
         let chunk = match body.next().await {
             Ok(Some(chunk)) => chunk,
-            Ok(None) => return End::Cut(format!("it ended at {} of {end} bytes", run.at), run.writer),
+            Ok(None) => return End::Cut(format!("it ended at {} bytes", run.at), run.writer),
             Err(why) => return End::Cut(why, run.writer),
         };
         match run.take(chunk, end, teller).await {
@@ -205,10 +206,10 @@ struct Run<'a> {
 impl Run<'_> {
     /// Takes a run of bytes; says how many of them were new. A source that ignores ranges and is cut again and again
     /// brings many, and none that is new.
-    async fn take(&mut self, mut chunk: Bytes, end: u64, teller: &Teller) -> std::io::Result<u64> {
+    async fn take(&mut self, mut chunk: Bytes, end: &AtomicU64, teller: &Teller) -> std::io::Result<u64> {
         let geometry = self.stored.geometry();
         let mut new = 0;
-        while !chunk.is_empty() && self.at < end {
+        while !chunk.is_empty() && self.at < end.load(Ordering::Relaxed) {
             let Some((piece, span)) = geometry.piece_at(self.at).and_then(|piece| Some((piece, geometry.span(piece)?)))
             else {
                 break;

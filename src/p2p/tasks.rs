@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use damselfly_core::swarm::{Holding, HostInfo, Origin, SourceWish};
-use damselfly_core::{Audience, Geometry, Identity, Moment, PeerId, RangeWish, TaskId, default_piece_length};
+use damselfly_core::{
+    Audience, Geometry, Identity, Moment, PeerId, RangeWish, TaskId, default_piece_length, short_piece_length,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -139,12 +141,13 @@ impl TaskSpec {
 
     /// How a content of `length` bytes is cut; `None` where that makes no sensible task.
     pub(crate) fn geometry(&self, length: u64) -> Option<Geometry> {
-        let asked = match &self.identity {
-            Identity::Version { piece_length, .. } => *piece_length,
+        let piece_length = match &self.identity {
+            // Nobody but our own hosts has such a task.
+            Identity::Version { piece_length, .. } => piece_length.unwrap_or_else(|| short_piece_length(length)),
             // Nobody's wish is in a digest, so nobody's wish may cut it: all hosts have to agree on its pieces.
-            Identity::Digest(_) => None,
+            Identity::Digest(_) => default_piece_length(length),
         };
-        Geometry::new(length, asked.unwrap_or_else(|| default_piece_length(length))).ok()
+        Geometry::new(length, piece_length).ok()
     }
 
     pub(crate) fn expected(&self) -> Expected {

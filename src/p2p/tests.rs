@@ -108,7 +108,7 @@ impl SchedulerClient for Arc<Scheduler> {
         }
         let (answers, from_scheduler) = mpsc::channel(4);
         let (reports, mut heard) = mpsc::channel(4);
-        answers.send(Answer::GoToSource).await.unwrap();
+        answers.send(Answer::GoToSource { pieces: None }).await.unwrap();
         let scheduler = Arc::clone(self);
         tokio::spawn(async move {
             while let Some(report) = heard.recv().await {
@@ -572,7 +572,8 @@ mod driving {
         let house = House::new(true).await;
         let (stored, _) = half_stored(&house, &house.version()).await;
         let nobody = ([127, 0, 0, 1], 1).into();
-        let fetched = fetch(&DataClient::default(), nobody, &stored, PieceNumber(0), Duration::from_secs(9)).await;
+        let fetched =
+            fetch(&DataClient::default(), nobody, None, &stored, PieceNumber(0), Duration::from_secs(9)).await;
         assert!(matches!(fetched, Ok(None)), "{fetched:?}");
     }
 
@@ -590,7 +591,7 @@ mod driving {
         let body = Full::new(content().slice(piece as usize..)).map_err(|never| match never {}).boxed_unsync();
         let teller = Teller { run: 1, words: driver.words.0.clone(), flight: Arc::clone(&driver.flight) };
         let chunks = Chunks::new(body, Duration::from_secs(9));
-        let end = source::copy(chunks, piece, LENGTH as u64, piece, None, &stored, &teller).await;
+        let end = source::copy(chunks, piece, &(LENGTH as u64).into(), piece, None, &stored, &teller).await;
         assert!(matches!(end, End::Complete), "{end:?}");
         assert!(stored.is_complete());
         driver.words.1.close();

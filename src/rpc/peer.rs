@@ -254,7 +254,9 @@ impl DfdaemonUpload for Service {
             announced.inc();
             Ok(message)
         });
-        Ok(self.kept(open, messages))
+        let mut response = self.kept(open, messages);
+        convert::mark_turns(response.metadata_mut());
+        Ok(response)
     }
 
     async fn download_task(

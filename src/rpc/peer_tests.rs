@@ -86,7 +86,8 @@ async fn a_child_is_told_of_every_piece_as_it_comes_and_then_the_stream_ends() {
     let stored = peer.task();
     write(&stored, 1).await;
     let follow = async {
-        let mut said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
+        let (turns, mut said) = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
+        assert!(turns, "our own hosts serve by turns");
         let mut numbers = Vec::new();
         while let Some(next) = said.next().await {
             let next = next.unwrap();
@@ -125,7 +126,7 @@ async fn a_quiet_task_is_all_there_is() {
     let peer = Peer::start(None, |config| config.quiet = Duration::from_millis(50)).await;
     let stored = peer.task();
     write(&stored, 0).await;
-    let said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
+    let (_, said) = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
     let said = tokio::time::timeout(SOON, said.collect::<Vec<_>>()).await.unwrap();
     assert_eq!(said.len(), 1);
 }
@@ -136,7 +137,7 @@ async fn a_host_that_holds_a_part_and_downloads_nothing_says_so_at_once() {
     let peer = Peer::start(None, |config| config.quiet = Duration::from_secs(3600)).await;
     let stored = peer.task();
     write(&stored, 0).await;
-    let follow = || async { PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap() };
+    let follow = || async { PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap().1 };
     let mut while_it_grew = follow().await;
     assert_eq!(while_it_grew.next().await.unwrap().unwrap().number, PieceNumber(0));
     write(&stored, 2).await;
@@ -209,7 +210,7 @@ async fn a_parent_that_does_not_answer_is_left_in_time() {
 async fn the_drain_ends_the_streams() {
     let peer = Peer::start(None, |_| {}).await;
     let _stored = peer.task();
-    let said = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
+    let (_, said) = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
     let (drained, said) = tokio::join!(peer.drain.wait(SOON), said.collect::<Vec<_>>());
     assert_eq!((drained, said.len()), (Drained::Clean, 0));
 }

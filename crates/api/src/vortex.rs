@@ -4,11 +4,14 @@
 //! child sends one request frame and reads one answer, then may send the next on the same connection. The header of a
 //! piece's answer counts the metadata only; the piece's bytes follow behind it.
 //!
+//! Between our own hosts there are turns besides: a child asks for one and names the pieces that it could use, the parent
+//! says when it has room to send one and which of them it has sent least, and the child asks for one of them or passes.
+//!
 //! **Nothing that is read is unbounded**: a request has exactly [`REQUEST_PAYLOAD`] bytes, an answer's metadata at most
 //! [`MAX_METADATA`], an error at most [`MAX_ERROR`]. Where a piece belongs follows from its number; the offset in an
 //! answer is read and never used.
 
-use damselfly_core::{PieceNumber, TaskId};
+use damselfly_core::{MAX_PIECES, PieceNumber, PieceSet, TaskId};
 
 /// Bytes of a frame's header.
 pub const HEADER: usize = 6;
@@ -16,6 +19,8 @@ pub const HEADER: usize = 6;
 pub const REQUEST_PAYLOAD: usize = 68;
 /// Bytes of a whole request.
 pub const REQUEST: usize = HEADER + REQUEST_PAYLOAD;
+/// The most bytes of a request for a turn behind its header.
+const MAX_ASK: usize = REQUEST_PAYLOAD + bitmap_length(MAX_PIECES);
 /// The most bytes of an answer's metadata.
 pub const MAX_METADATA: usize = 4096;
 /// The most bytes of an error, its code included.
@@ -23,8 +28,17 @@ pub const MAX_ERROR: usize = 1024;
 /// The most bytes that [`decode_answer`] ever needs.
 pub const MAX_ANSWER: usize = HEADER + 4 + MAX_METADATA;
 
+/// The most pieces that a parent names with a turn.
+pub const MAX_NAMED: usize = 64;
+
 const TAG_REQUEST: u8 = 0;
 const TAG_PIECE: u8 = 1;
+/// Ours.
+const TAG_ASK: u8 = 64;
+/// Ours.
+const TAG_TURN: u8 = 65;
+/// Ours.
+const TAG_PASS: u8 = 66;
 const TAG_CLOSE: u8 = 254;
 const TAG_ERROR: u8 = 255;
 
@@ -60,6 +74,16 @@ pub enum Request {
         /// Which piece.
         piece: PieceNumber,
     },
+    /// Give me a turn. Behind the frame that is read come so many bits, one a piece from the first on, the lowest bit of
+    /// a byte first: the pieces that can be used.
+    Turn {
+        /// Of which task.
+        task: TaskId,
+        /// How many bits follow; see [`bitmap_length`].
+        count: u32,
+    },
+    /// The turn is not used.
+    Pass,
     /// No further request will come.
     Close,
 }
@@ -96,6 +120,8 @@ pub enum ErrorCode {
     NotFound,
     /// It failed.
     Internal,
+    /// It has no turn to give at the moment. Ours: said to those who asked for a turn only.
+    Busy,
 }
 
 /// What a parent answers.
@@ -110,6 +136,11 @@ pub enum Answer {
         /// In words.
         text: String,
     },
+    /// A piece can be sent now.
+    Turn {
+        /// Pieces that were named, those first that the parent has sent least.
+        least_sent: Vec<PieceNumber>,
+    },
     /// The parent closes the connection.
     Close,
 }
@@ -121,6 +152,7 @@ impl ErrorCode {
             Self::Invalid => 1,
             Self::NotFound => 2,
             Self::Internal => 3,
+            Self::Busy => 64,
         }
     }
 
@@ -129,6 +161,7 @@ impl ErrorCode {
             1 => Self::Invalid,
             2 => Self::NotFound,
             3 => Self::Internal,
+            64 => Self::Busy,
             _ => Self::Unknown,
         }
     }
@@ -143,6 +176,50 @@ pub fn encode_request(id: u8, task: &TaskId, piece: PieceNumber) -> [u8; REQUEST
     frame
 }
 
+/// How many bytes the bits of so many pieces take.
+pub const fn bitmap_length(count: u32) -> usize {
+    count.div_ceil(8) as usize
+}
+
+/// The request for a turn, its bits behind it. `id` is any byte.
+pub fn encode_ask(id: u8, task: &TaskId, wanted: &PieceSet) -> Vec<u8> {
+    let bits = bitmap_length(wanted.count());
+    let mut frame = Vec::with_capacity(REQUEST + bits);
+    frame.extend(header(id, TAG_ASK, (REQUEST_PAYLOAD + bits) as u32));
+    frame.extend(task.to_string().as_bytes());
+    frame.extend(wanted.count().to_be_bytes());
+    frame.resize(REQUEST + bits, 0);
+    for piece in wanted.iter() {
+        frame[REQUEST + piece.index() / 8] |= 1 << (piece.0 % 8);
+    }
+    frame
+}
+
+/// The pieces that the bits behind a request for a turn mean. Bits beyond `count` mean nothing.
+pub fn decode_wanted(count: u32, bits: &[u8]) -> PieceSet {
+    let mut wanted = PieceSet::empty(count.min(MAX_PIECES));
+    for (at, byte) in bits.iter().enumerate() {
+        wanted.extend((0..8).filter(|bit| byte >> bit & 1 == 1).map(|bit| PieceNumber((at * 8 + bit) as u32)));
+    }
+    wanted
+}
+
+/// The answer that gives a turn. At most [`MAX_NAMED`] pieces are named.
+pub fn encode_turn(id: u8, least_sent: &[PieceNumber]) -> Vec<u8> {
+    let named = &least_sent[..least_sent.len().min(MAX_NAMED)];
+    let mut frame = Vec::with_capacity(HEADER + 4 * named.len());
+    frame.extend(header(id, TAG_TURN, 4 * named.len() as u32));
+    named.iter().for_each(|piece| frame.extend(piece.0.to_be_bytes()));
+    frame
+}
+
+/// The request that gives a turn back: as long as every other, so that a reader of requests never reads into the next.
+pub fn encode_pass(id: u8, task: &TaskId) -> [u8; REQUEST] {
+    let mut frame = encode_request(id, task, PieceNumber(0));
+    frame[1] = TAG_PASS;
+    frame
+}
+
 /// The request at the start of `bytes`, and how many bytes it has; `None` while bytes are missing.
 ///
 /// # Errors
@@ -151,8 +228,9 @@ pub fn decode_request(bytes: &[u8]) -> Result<Option<(Request, usize)>, FrameErr
     let Some((tag, length, payload)) = split(bytes) else { return Ok(None) };
     match (tag, length as usize) {
         (TAG_CLOSE, 0) => return Ok(Some((Request::Close, HEADER))),
-        (TAG_REQUEST, REQUEST_PAYLOAD) => {}
-        (TAG_REQUEST | TAG_CLOSE, _) => return Err(FrameError::Length { tag, length }),
+        (TAG_REQUEST | TAG_PASS, REQUEST_PAYLOAD) => {}
+        (TAG_ASK, REQUEST_PAYLOAD..=MAX_ASK) => {}
+        (TAG_REQUEST | TAG_CLOSE | TAG_ASK | TAG_PASS, _) => return Err(FrameError::Length { tag, length }),
         _ => return Err(FrameError::Tag(tag)),
     }
     let Some((id, number)) = payload.get(..REQUEST_PAYLOAD).and_then(|payload| payload.split_last_chunk::<4>()) else {
@@ -160,8 +238,17 @@ pub fn decode_request(bytes: &[u8]) -> Result<Option<(Request, usize)>, FrameErr
     };
     let id = std::str::from_utf8(id).map_err(|_| FrameError::TaskId)?;
     let task = id.parse().map_err(|_| FrameError::TaskId)?;
-    let piece = PieceNumber(u32::from_be_bytes(*number));
-    Ok(Some((Request::Piece { task, piece }, REQUEST)))
+    let number = u32::from_be_bytes(*number);
+    if tag == TAG_PASS {
+        return Ok(Some((Request::Pass, REQUEST)));
+    }
+    if tag != TAG_ASK {
+        return Ok(Some((Request::Piece { task, piece: PieceNumber(number) }, REQUEST)));
+    }
+    if number > MAX_PIECES || length as usize != REQUEST_PAYLOAD + bitmap_length(number) {
+        return Err(FrameError::Length { tag, length });
+    }
+    Ok(Some((Request::Turn { task, count: number }, REQUEST)))
 }
 
 /// The answer that goes before a piece's bytes. A parent id that would not fit into the metadata is left out.
@@ -220,12 +307,18 @@ pub fn decode_answer(bytes: &[u8]) -> Result<Option<(Answer, usize)>, FrameError
             let (code, text) = (ErrorCode::of(*code), String::from_utf8_lossy(text).into_owned());
             Ok(Some((Answer::Error { code, text }, HEADER + len)))
         }
-        TAG_CLOSE | TAG_PIECE | TAG_ERROR => Err(bad),
+        TAG_TURN if len <= 4 * MAX_NAMED && len.is_multiple_of(4) => {
+            let Some(named) = payload.get(..len) else { return Ok(None) };
+            let (named, _) = named.as_chunks::<4>();
+            let least_sent = named.iter().map(|number| PieceNumber(u32::from_be_bytes(*number))).collect();
+            Ok(Some((Answer::Turn { least_sent }, HEADER + len)))
+        }
+        TAG_CLOSE | TAG_PIECE | TAG_ERROR | TAG_TURN => Err(bad),
         _ => Err(FrameError::Tag(tag)),
     }
 }
 
-fn header(id: u8, tag: u8, length: u32) -> [u8; HEADER] {
+const fn header(id: u8, tag: u8, length: u32) -> [u8; HEADER] {
     let [a, b, c, d] = length.to_be_bytes();
     [id, tag, a, b, c, d]
 }
@@ -305,6 +398,32 @@ mod tests {
             assert_eq!(decode_request(&frame[..cut]), Ok(None), "cut at {cut}");
         }
         assert_eq!(decode_request(&[1, 254, 0, 0, 0, 0]), Ok(Some((Request::Close, HEADER))));
+    }
+
+    #[test]
+    fn turns_are_asked_for_and_given() {
+        let task = TaskId::from_bytes([0xab; 32]);
+        let mut wanted = PieceSet::empty(11);
+        wanted.extend([0, 7, 10].map(PieceNumber));
+        let frame = encode_ask(1, &task, &wanted);
+        assert_eq!(frame[REQUEST..], [0b1000_0001, 0b100]);
+        assert_eq!(decode_request(&frame), Ok(Some((Request::Turn { task, count: 11 }, REQUEST))));
+        assert_eq!(decode_wanted(11, &frame[REQUEST..]), wanted);
+        assert!(decode_wanted(3, &[0xff]).is_full(), "bits beyond the count mean nothing");
+        for cut in 0..REQUEST {
+            assert_eq!(decode_request(&frame[..cut]), Ok(None), "cut at {cut}");
+        }
+        let mut longer = frame.clone();
+        longer[5] += 1;
+        assert!(matches!(decode_request(&longer), Err(FrameError::Length { .. })), "more bits than pieces");
+        assert_eq!(decode_request(&encode_pass(1, &task)), Ok(Some((Request::Pass, REQUEST))));
+        let least_sent = vec![PieceNumber(10), PieceNumber(0)];
+        let frame = encode_turn(1, &least_sent);
+        for cut in 0..frame.len() {
+            assert_eq!(decode_answer(&frame[..cut]), Ok(None), "cut at {cut}");
+        }
+        assert_eq!(decode_answer(&frame), Ok(Some((Answer::Turn { least_sent }, frame.len()))));
+        assert!(encode_turn(1, &[PieceNumber(1); 99]).len() <= MAX_ANSWER);
     }
 
     #[test]

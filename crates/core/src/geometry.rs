@@ -66,6 +66,19 @@ pub const fn default_piece_length(length: u64) -> u64 {
     }
 }
 
+/// The piece length in bytes for a content that only our own hosts share: small pieces are passed on sooner. 1 MiB up to
+/// 512 MiB, and then the next power of two of a 512th of the length, at most 64 MiB.
+pub const fn short_piece_length(length: u64) -> u64 {
+    let wanted = length.div_ceil(512);
+    if wanted <= MIB {
+        MIB
+    } else if wanted >= MOST_PIECE {
+        MOST_PIECE
+    } else {
+        wanted.next_power_of_two()
+    }
+}
+
 impl Geometry {
     /// A content of `length` bytes in pieces of `piece_length` bytes.
     pub const fn new(length: u64, piece_length: u64) -> Result<Self, GeometryError> {
@@ -158,6 +171,15 @@ mod tests {
             (u64::MAX, 64 * MIB),
         ] {
             assert_eq!(default_piece_length(length), want, "{length}");
+        }
+    }
+
+    #[test]
+    fn pieces_that_only_we_share_are_short() {
+        for (length, want) in
+            [(0, MIB), (512 * MIB, MIB), (512 * MIB + 1, 2 * MIB), (10 * 1024 * MIB, 32 * MIB), (u64::MAX, 64 * MIB)]
+        {
+            assert_eq!(short_piece_length(length), want, "{length}");
         }
     }
 

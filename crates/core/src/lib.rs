@@ -15,7 +15,7 @@ pub mod swarm;
 mod task;
 
 pub use digest::{Blake3, Digest, DigestCheck, DigestError, PieceDigest, PieceHasher};
-pub use geometry::{Geometry, GeometryError, MAX_PIECES, PieceNumber, default_piece_length};
+pub use geometry::{Geometry, GeometryError, MAX_PIECES, PieceNumber, default_piece_length, short_piece_length};
 pub use id::{HostId, PeerId, TaskId, TaskIdError};
 pub use moment::Moment;
 pub use pieces::PieceSet;

@@ -70,6 +70,22 @@ impl PieceSet {
         true
     }
 
+    /// Whether some piece is in both sets.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
+    }
+
+    /// The pieces that are in both sets, in order.
+    pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = PieceNumber> + 'a {
+        self.words.iter().zip(&other.words).enumerate().flat_map(|(index, (a, b))| {
+            std::iter::successors((a & b != 0).then_some(a & b), |&rest| {
+                let rest = rest & (rest - 1);
+                (rest != 0).then_some(rest)
+            })
+            .map(move |rest| PieceNumber(index as u32 * 64 + rest.trailing_zeros()))
+        })
+    }
+
     /// The pieces in the set, in order.
     pub fn iter(&self) -> impl Iterator<Item = PieceNumber> + '_ {
         self.words.iter().enumerate().flat_map(|(index, &word)| {
@@ -121,6 +137,11 @@ mod tests {
                 prop_assert_eq!(set.contains(piece), model.contains(&piece));
             }
             prop_assert_eq!(set.len() as usize, model.len());
+            let mut even = PieceSet::empty(count);
+            even.extend((0..count).step_by(2).map(PieceNumber));
+            let both: Vec<_> = model.iter().copied().filter(|piece| piece.0 % 2 == 0).collect();
+            prop_assert_eq!(set.meets(&even), !both.is_empty());
+            prop_assert_eq!(set.common(&even).collect::<Vec<_>>(), both);
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.into_iter().collect::<Vec<_>>());
             prop_assert!(PieceSet::full(count).is_full());
         }

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::digest::{Blake3, PieceDigest};
@@ -123,6 +124,8 @@ pub enum PieceFault {
     Gone,
     /// The parent says that it does not have the piece.
     Missing,
+    /// It came so slowly, beside what others give, that it was asked of somebody else.
+    Slow,
 }
 
 /// What a registered peer tells its scheduler.
@@ -147,6 +150,18 @@ pub enum Report {
         parent: PeerId,
         /// Why.
         fault: PieceFault,
+    },
+    /// The source still sends, and the piece under way is not whole yet. At most about once a second.
+    SourceProgress,
+    /// The lease that holds this piece is given back: nobody here wants what is left of it.
+    Declined {
+        /// The first piece that is given back.
+        piece: PieceNumber,
+    },
+    /// A reader of this peer waits for this piece, and nobody brings it.
+    Late {
+        /// The piece.
+        piece: PieceNumber,
     },
     /// These parents are of no use (any more); please offer others, or the source.
     Reschedule {
@@ -179,7 +194,7 @@ pub enum Answer {
     Wait,
     /// The content has no bytes.
     Empty,
-    /// Take pieces from these. Replaces the parents offered before, and ends a grant of the source.
+    /// Take pieces from these. Replaces the parents offered before.
     Parents {
         /// The parents, best first.
         offers: Vec<Offer>,
@@ -189,8 +204,12 @@ pub enum Answer {
         /// proof has come.
         proven: bool,
     },
-    /// Fetch from the source; you hold the lease.
-    GoToSource,
+    /// Fetch these pieces from the source: you hold their lease, and no other. Other pieces may come from parents at the
+    /// same time.
+    GoToSource {
+        /// The pieces; `None` for all of them, also where nobody knows yet how many there are.
+        pieces: Option<Range<u32>>,
+    },
     /// The BLAKE3 of pieces as the peers that read them from the source reported it. Only for extended peers.
     Proofs(Vec<(PieceNumber, Blake3)>),
 }

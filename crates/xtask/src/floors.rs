@@ -40,7 +40,7 @@ const LAB_ROOMS: [(&str, u8); 11] = [
 ];
 
 /// Crates of ours that only some places may name: the crate, and where it may stand.
-const CRATES: [(&str, &[&str]); 5] = [
+const CRATES: [(&str, &[&str]); 6] = [
     (
         "damselfly_api",
         &[
@@ -60,13 +60,14 @@ const CRATES: [(&str, &[&str]); 5] = [
         "damselfly_scheduler",
         &["src/daemon", "src/config", "src/scheduler_client", "scheduler/src/main.rs", "tests/", "benches/"],
     ),
-    ("damselfly_scheduler_core", &["scheduler/", "tests/", "benches/"]),
+    ("damselfly_scheduler_core", &["scheduler/", "crates/sim/", "tests/", "benches/"]),
+    ("damselfly_download", &["src/p2p", "crates/sim/", "tests/", "benches/"]),
     ("damselfly_runtime", &["src/", "scheduler/src", "tests/", "benches/"]),
     ("damselfly", &["src/bin", "tests/", "benches/", "fuzz/"]),
 ];
 
 /// Places where a machine decides without clock, I/O or chance: what they may name, and words that they may not.
-const PURE: [&str; 3] = ["src/p2p/download", "scheduler/core/src", "crates/core/src"];
+const PURE: [&str; 3] = ["crates/download/src", "scheduler/core/src", "crates/core/src"];
 const PURE_CRATES: [&str; 12] = [
     "std",
     "core",
@@ -383,15 +384,15 @@ mod tests {
             "use crate::storage::Storage;",
             "use crate::p2p::tasks::Tasks;",
         ] {
-            assert!(!findings("src/p2p/download/mod.rs", bad).is_empty(), "{bad}");
+            assert!(!findings("crates/download/src/machine.rs", bad).is_empty(), "{bad}");
         }
         for good in [
             "use std::collections::BTreeMap; use std::time::Duration; use damselfly_core::Moment;",
-            "use super::state::X; use crate::p2p::download::Y; #[cfg(test)] mod tests { use proptest::prelude::*; }",
+            "use super::state::X; use crate::download::Y; #[cfg(test)] mod tests { use proptest::prelude::*; }",
             "use fastrand::Rng;",
             "mod state; pub use state::State;",
         ] {
-            assert_eq!(findings("src/p2p/download/mod.rs", good), [""; 0], "{good}");
+            assert_eq!(findings("crates/download/src/machine.rs", good), [""; 0], "{good}");
         }
         assert!(!findings("scheduler/core/src/lib.rs", "use tokio::time;").is_empty());
         assert_eq!(findings("src/p2p/driver.rs", "use tokio::sync::mpsc; use std::time::Instant;"), [""; 0]);

@@ -7,14 +7,18 @@ use std::time::Duration;
 pub struct Config {
     /// How many parents a peer is offered at most.
     pub max_parents: usize,
-    /// How many children a host serves in one task; over all tasks its own upload slots bound them. Since no peer is its
-    /// own ancestor, those near the source depend on a share of one link, and the whole swarm goes at its rate: measured
-    /// with a hundred hosts, all are done in 2.3 times the least time with one child or two, in 3.1 with three, 4.1 with
-    /// four, 6.9 with eight. Two outlive the loss of one.
+    /// How many children a host serves in one task at most; over all tasks its own upload slots bound them. They wait
+    /// their turn at its uplink, so their number costs little; it bounds what a host keeps track of.
     pub children_per_task: usize,
-    /// How long a peer may read from the source without a sign of progress before the lease passes on. A piece's
-    /// length at [`Config::slow_source`] is added once the geometry is known.
+    /// How many leases of one task there are at most: so many hosts read different pieces from the source at a time.
+    pub max_leases: usize,
+    /// A lease of so many bytes or less is not cut to let others read at the same time, unless one waits for a piece of it.
+    pub uncut_lease: u64,
+    /// How long the holder of a lease may be silent before the lease passes on.
     pub lease_time: Duration,
+    /// The same for a peer of the plain protocol, which reports whole pieces only. A piece's length at
+    /// [`Config::slow_source`] is added once the geometry is known.
+    pub plain_lease_time: Duration,
     /// Bytes in a second below which a source counts as dead rather than slow.
     pub slow_source: u64,
     /// How long a triggered seed has to register.
@@ -61,9 +65,12 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            max_parents: 4,
-            children_per_task: 2,
-            lease_time: Duration::from_secs(30),
+            max_parents: 10,
+            children_per_task: 24,
+            max_leases: 8,
+            uncut_lease: 64 << 20,
+            lease_time: Duration::from_secs(3),
+            plain_lease_time: Duration::from_secs(30),
             slow_source: 256 * 1024,
             seed_time: Duration::from_secs(5),
             seed_tries: 2,

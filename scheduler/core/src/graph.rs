@@ -1,14 +1,13 @@
 //! Edges between parents and children, and who stands among a task's holders.
 //!
-//! **No peer is its own ancestor**: an edge leads from a smaller order to a greater one. A peer without children takes a
-//! fresh order, the greatest so far, with its first parent; one that has children, and finds parents only among peers of
-//! greater order that are not its descendants, is moved behind them together with all its descendants.
+//! The edges make a mesh: a peer may be the parent of its own parent. A piece has one producer per host, so data cannot go
+//! round; and what keeps a swarm alive is not the graph's shape but that each piece that is wanted is held by somebody who
+//! can be reached, or leased to somebody who gets on ([`super::source`]).
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use damselfly_core::{HostId, Moment, PeerId, TaskId};
+use damselfly_core::{HostId, Moment, PeerId, PieceNumber, TaskId};
 
 use crate::holders::Place;
 use crate::machine::{Core, Wake};
@@ -17,13 +16,12 @@ use crate::peer::Peer;
 impl Core {
     /// Makes `parent` one of `child`'s parents and takes one of its host's slots.
     pub(crate) fn link(&mut self, parent: &PeerId, child: &PeerId) {
-        let Some(order) = self.peers.get(parent).map(|peer| peer.order) else { return };
+        if !self.peers.contains_key(parent) {
+            return;
+        }
         let Some(state) = self.peers.get_mut(child) else { return };
         if !state.parents.insert(parent.clone()) {
             return;
-        }
-        if state.order <= order {
-            self.move_behind(child);
         }
         if let Some(state) = self.peers.get_mut(parent) {
             state.children.insert(child.clone());
@@ -37,8 +35,11 @@ impl Core {
 
     /// Takes an edge away and frees the slot.
     pub(crate) fn unlink(&mut self, parent: &PeerId, child: &PeerId) {
-        if let Some(state) = self.peers.get_mut(child) {
-            state.parents.remove(parent);
+        let most = self.config.max_failed;
+        if let Some(state) = self.peers.get_mut(child)
+            && state.parents.remove(parent)
+        {
+            state.remember_former(parent, most);
         }
         let Some(state) = self.peers.get_mut(parent) else { return };
         if !state.children.remove(child) {
@@ -49,10 +50,6 @@ impl Core {
             host.children -= 1;
         }
         self.reindex_load(parent);
-        // Even where no slot was missing: a cycle that was in somebody's way may be open now.
-        if let Some(task) = self.peers.get(parent).map(|parent| parent.task) {
-            self.note_freed(&task);
-        }
     }
 
     /// Somebody who waits in this task may be served now.
@@ -82,45 +79,6 @@ impl Core {
         }
     }
 
-    /// Everybody who gets pieces from `peer`, directly or not; not itself.
-    pub(crate) fn descendants(&self, peer: &PeerId) -> BTreeSet<PeerId> {
-        let mut found = BTreeSet::new();
-        let mut next = vec![peer];
-        while let Some(state) = next.pop().and_then(|id| self.peers.get(id)) {
-            for child in &state.children {
-                if found.insert(child.clone()) {
-                    next.push(child);
-                }
-            }
-        }
-        found
-    }
-
-    /// Gives `peer` and its descendants fresh orders, each after all of its parents.
-    fn move_behind(&mut self, peer: &PeerId) {
-        let mut moved: Vec<(u64, PeerId)> = self
-            .descendants(peer)
-            .into_iter()
-            .filter_map(|id| self.peers.get(&id).map(|state| (state.order, id)))
-            .collect();
-        // Their old orders sort them; `peer` comes before all its descendants.
-        moved.sort();
-        for id in std::iter::once(peer).chain(moved.iter().map(|(_, id)| id)) {
-            if let Some(state) = self.peers.get_mut(id) {
-                state.order = self.next_order;
-                self.next_order += 1;
-            }
-        }
-    }
-
-    /// A peer that is done has no parents: it may be anybody's.
-    pub(crate) fn become_root(&mut self, peer: &PeerId) {
-        self.unlink_parents(peer);
-        if let Some(state) = self.peers.get_mut(peer) {
-            state.order = 0;
-        }
-    }
-
     /// Puts a peer where it belongs among its task's holders.
     pub(crate) fn reindex(&mut self, peer: &PeerId) {
         let Some(state) = self.peers.get(peer) else { return };
@@ -129,15 +87,18 @@ impl Core {
             return;
         }
         let task_id = state.task;
-        let is_lost = place.is_none();
-        let was_free = matches!(state.place, Some(Place::Free(..)));
-        let is_free = matches!(place, Some(Place::Free(..)));
+        let (was_there, is_there) = (state.place.is_some(), place.is_some());
+        let was_free = matches!(state.place, Some(Place::Free(_)));
+        let is_free = matches!(place, Some(Place::Free(_)));
         if let Some(task) = self.tasks.get_mut(&state.task) {
             if let Some(old) = &state.place {
                 task.holders.remove(peer, old);
             }
             if let Some(new) = &place {
                 task.holders.add(peer, new);
+            }
+            if was_there != is_there {
+                task.count_copies(&state.pieces, is_there);
             }
         }
         if let Some(state) = self.peers.get_mut(peer) {
@@ -146,18 +107,19 @@ impl Core {
         if is_free && !was_free {
             self.note_freed(&task_id);
         }
-        if is_lost {
-            self.note_lost(&task_id);
-            self.unsettled.dry.insert(task_id);
+        if was_there != is_there {
+            self.unsettled.work.insert(task_id);
         }
     }
 
+    /// One that has nothing yet can be followed once everybody knows how the content is cut.
     fn place_of(&self, peer: &PeerId) -> Option<Place> {
         let state = self.peers.get(peer)?;
         let host = self.hosts.get(&state.host)?;
         let task = self.tasks.get(&state.task)?;
         let info = host.offered()?;
-        if state.pieces.is_empty()
+        let gets_some = state.open && state.extended && task.geometry.is_some();
+        if (state.pieces.is_empty() && !gets_some)
             || state.stranger
             || info.upload_slots == 0
             || task.isolated.contains_key(&state.host)
@@ -167,7 +129,51 @@ impl Core {
         if host.children >= info.upload_slots || state.children.len() >= self.config.children_per_task {
             return Some(Place::Full);
         }
-        Some(Place::Free((state.children.len(), state.tie, peer.clone()), Arc::clone(&host.idc)))
+        Some(Place::Free(Arc::clone(&host.idc)))
+    }
+
+    /// A peer has one more piece.
+    pub(crate) fn add_piece(&mut self, peer: &PeerId, piece: PieceNumber) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        let first = state.pieces.is_empty();
+        let task_id = state.task;
+        if state.pieces.insert(piece)
+            && state.place.is_some()
+            && let Some(task) = self.tasks.get_mut(&task_id)
+        {
+            task.count_copy(piece, true);
+            if task.copies_of(piece) == 1 {
+                self.unsettled.work.insert(task_id);
+            }
+            if first {
+                // Those of the plain protocol have waited for that.
+                self.note_freed(&task_id);
+            }
+        }
+    }
+
+    /// Nothing is known any more of what a peer has.
+    pub(crate) fn forget_pieces(&mut self, peer: &PeerId) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        let pieces = std::mem::take(&mut state.pieces);
+        if state.place.is_some()
+            && let Some(task) = self.tasks.get_mut(&state.task)
+        {
+            task.count_copies(&pieces, false);
+            self.unsettled.work.insert(state.task);
+        }
+    }
+
+    /// A peer has one piece less.
+    pub(crate) fn remove_piece(&mut self, peer: &PeerId, piece: PieceNumber) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        if state.pieces.remove(piece)
+            && state.place.is_some()
+            && let Some(task) = self.tasks.get_mut(&state.task)
+        {
+            task.count_copy(piece, false);
+            self.unsettled.work.insert(state.task);
+        }
     }
 
     /// Reindexes after a peer's number of children changed. All of its host's peers move when the last slot is taken or
@@ -241,20 +247,13 @@ impl Core {
             task.open -= usize::from(state.open);
             if let Some(place) = &state.place {
                 task.holders.remove(peer, place);
+                task.count_copies(&state.pieces, false);
             }
             if task.peers.is_empty() {
                 self.forget_task(&state.task);
-            } else if state.place.is_some() {
-                self.note_lost(&state.task);
-                self.unsettled.dry.insert(state.task);
+            } else {
+                self.unsettled.work.insert(state.task);
             }
-        }
-    }
-
-    /// Somebody who waits in this task may have lost what they waited for.
-    pub(crate) fn note_lost(&mut self, task: &TaskId) {
-        if self.tasks.get(task).is_some_and(|task| !task.is_fed() && !task.waiting.is_empty()) {
-            self.unsettled.shaken.insert(*task);
         }
     }
 
@@ -262,8 +261,8 @@ impl Core {
     pub(crate) fn forget_task(&mut self, task: &TaskId) {
         if let Some(state) = self.tasks.remove(task) {
             self.tasks_by_age.remove(&(state.touched, *task));
-            if let Some(lease) = state.lease {
-                self.cancel_wake(lease.due, Wake::Lease(*task));
+            if let Some(due) = state.leases_due {
+                self.cancel_wake(due, Wake::Lease(*task));
             }
             if let Some(seed) = state.seed {
                 self.cancel_wake(seed.until, Wake::Seed(*task));

@@ -1,40 +1,79 @@
-//! The peers of one task that have something to give, in the order in which they are to be asked.
+//! The peers of one task that may be offered to others: those that have pieces, and those of ours that are getting them.
+//!
+//! Kept so that one can be drawn at random in constant time: a mesh whose edges are drawn at random is a few steps wide
+//! however many hosts there are, one whose edges follow an order is a long chain.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use damselfly_core::PeerId;
 
-/// Fewest children first; the drawn number spreads the rest.
-pub(crate) type Key = (usize, u64, PeerId);
-
 /// Where a holder stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Its host has a free slot.
-    Free(Key, Arc<str>),
-    /// Its host has none.
+    /// It can take another child.
+    Free(Arc<str>),
+    /// It can't.
     Full,
+}
+
+/// A set of peers from which one can be drawn.
+#[derive(Debug, Default)]
+struct Pool {
+    list: Vec<PeerId>,
+    index: BTreeMap<PeerId, usize>,
+}
+
+impl Pool {
+    fn add(&mut self, peer: &PeerId) {
+        if !self.index.contains_key(peer) {
+            self.index.insert(peer.clone(), self.list.len());
+            self.list.push(peer.clone());
+        }
+    }
+
+    fn remove(&mut self, peer: &PeerId) {
+        let Some(at) = self.index.remove(peer) else { return };
+        self.list.swap_remove(at);
+        if let Some(moved) = self.list.get(at) {
+            self.index.insert(moved.clone(), at);
+        }
+    }
+
+    /// Up to `most` of them, none twice, beginning at a place drawn by chance and going on in steps drawn by chance.
+    fn draw(&self, most: usize, rng: &mut fastrand::Rng) -> Vec<PeerId> {
+        let len = self.list.len();
+        if len <= most {
+            let mut all = self.list.clone();
+            rng.shuffle(&mut all);
+            return all;
+        }
+        let mut drawn = std::collections::BTreeSet::new();
+        while drawn.len() < most {
+            drawn.insert(rng.usize(..len));
+        }
+        let mut drawn: Vec<PeerId> = drawn.into_iter().map(|at| self.list[at].clone()).collect();
+        rng.shuffle(&mut drawn);
+        drawn
+    }
 }
 
 /// All holders of a task.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
-    free: BTreeSet<Key>,
-    by_idc: BTreeMap<Arc<str>, BTreeSet<Key>>,
-    full: BTreeSet<PeerId>,
+    free: Pool,
+    by_idc: BTreeMap<Arc<str>, Pool>,
+    full: Pool,
 }
 
 impl Holders {
     pub(crate) fn add(&mut self, peer: &PeerId, place: &Place) {
         match place {
-            Place::Full => {
-                self.full.insert(peer.clone());
-            }
-            Place::Free(key, idc) => {
-                self.free.insert(key.clone());
+            Place::Full => self.full.add(peer),
+            Place::Free(idc) => {
+                self.free.add(peer);
                 if !idc.is_empty() {
-                    self.by_idc.entry(idc.clone()).or_default().insert(key.clone());
+                    self.by_idc.entry(idc.clone()).or_default().add(peer);
                 }
             }
         }
@@ -42,14 +81,12 @@ impl Holders {
 
     pub(crate) fn remove(&mut self, peer: &PeerId, place: &Place) {
         match place {
-            Place::Full => {
-                self.full.remove(peer);
-            }
-            Place::Free(key, idc) => {
-                self.free.remove(key);
+            Place::Full => self.full.remove(peer),
+            Place::Free(idc) => {
+                self.free.remove(peer);
                 if let Some(near) = self.by_idc.get_mut(idc) {
-                    near.remove(key);
-                    if near.is_empty() {
+                    near.remove(peer);
+                    if near.list.is_empty() {
                         self.by_idc.remove(idc);
                     }
                 }
@@ -57,30 +94,26 @@ impl Holders {
         }
     }
 
-    /// Holders with a free slot.
-    pub(crate) fn free(&self) -> impl Iterator<Item = &PeerId> {
-        self.free.iter().map(|key| &key.2)
+    /// Some of those that can take another child, drawn by chance.
+    pub(crate) fn draw_free(&self, most: usize, rng: &mut fastrand::Rng) -> Vec<PeerId> {
+        self.free.draw(most, rng)
     }
 
-    /// Those of them in one data centre.
-    pub(crate) fn free_in(&self, idc: &str) -> impl Iterator<Item = &PeerId> {
-        self.by_idc.get(idc).into_iter().flatten().map(|key| &key.2)
+    /// The same of one data centre.
+    pub(crate) fn draw_free_in(&self, idc: &str, most: usize, rng: &mut fastrand::Rng) -> Vec<PeerId> {
+        self.by_idc.get(idc).map(|near| near.draw(most, rng)).unwrap_or_default()
     }
 
-    /// Holders without.
-    pub(crate) fn full(&self) -> impl Iterator<Item = &PeerId> {
-        self.full.iter()
+    /// Some of those that can't.
+    pub(crate) fn draw_full(&self, most: usize, rng: &mut fastrand::Rng) -> Vec<PeerId> {
+        self.full.draw(most, rng)
     }
 
     pub(crate) fn has_free(&self) -> bool {
-        !self.free.is_empty()
-    }
-
-    pub(crate) fn free_len(&self) -> usize {
-        self.free.len()
+        !self.free.list.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.free.len() + self.full.len()
+        self.free.list.len() + self.full.list.len()
     }
 }

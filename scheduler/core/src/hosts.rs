@@ -20,6 +20,8 @@ pub(crate) struct Host {
     pub(crate) peers: BTreeSet<PeerId>,
     /// Upload slots in use.
     pub(crate) children: u32,
+    /// Leases that its peers hold.
+    pub(crate) leases: u32,
     /// Whether that is all of them, as its peers' places know it.
     pub(crate) full: bool,
     /// Served wrong bytes: not offered until then.
@@ -40,6 +42,7 @@ impl Default for Host {
             seen: Moment::START,
             peers: BTreeSet::new(),
             children: 0,
+            leases: 0,
             full: true,
             isolated: None,
             silent: false,

@@ -19,7 +19,7 @@ pub(crate) enum Wake {
     Isolation(HostId),
     /// The same for one task.
     TaskIsolation(TaskId, HostId),
-    /// A lease may have run out.
+    /// A lease may be lost.
     Lease(TaskId),
     /// A seed may have failed to come.
     Seed(TaskId),
@@ -46,7 +46,6 @@ pub struct Core {
     outputs: VecDeque<Output>,
     pub(crate) unsettled: Unsettled,
     pub(crate) next_ticket: u64,
-    pub(crate) next_order: u64,
 }
 
 /// What an event stirred up and [`Core::settle`] puts in order.
@@ -56,10 +55,8 @@ pub(crate) struct Unsettled {
     pub(crate) orphans: BTreeSet<PeerId>,
     /// Tasks in which somebody waits and a holder has a free slot that had none.
     pub(crate) freed: BTreeSet<TaskId>,
-    /// Tasks in which somebody waits and nobody feeds them any more, or a holder was lost.
-    pub(crate) shaken: BTreeSet<TaskId>,
-    /// Tasks that lost who fed them, or a holder: those who have parents may soon find nothing new there.
-    pub(crate) dry: BTreeSet<TaskId>,
+    /// Tasks in which there may be pieces to lease, or somebody to lease them to.
+    pub(crate) work: BTreeSet<TaskId>,
 }
 
 impl Core {
@@ -78,7 +75,6 @@ impl Core {
             outputs: VecDeque::new(),
             unsettled: Unsettled::default(),
             next_ticket: 0,
-            next_order: 1,
         }
     }
 
@@ -124,7 +120,7 @@ impl Core {
                 Wake::Host(host) => self.host_may_be_gone(now, &host),
                 Wake::Isolation(host) => self.isolation_may_be_over(now, &host),
                 Wake::TaskIsolation(task, host) => self.task_isolation_may_be_over(now, &task, &host),
-                Wake::Lease(task) => self.lease_may_be_over(now, at, task),
+                Wake::Lease(task) => self.look_after_leases(now, at, &task),
                 Wake::Seed(task) => self.seed_may_be_late(now, task),
                 Wake::Proofs(task) => self.send_gathered_proofs(now, &task),
                 Wake::Improve(peer) => self.improve(now, at, &peer),

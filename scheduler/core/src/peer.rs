@@ -11,9 +11,8 @@ use crate::pieces::Pieces;
 
 /// A host's part in one task.
 ///
-/// **It waits, is served by parents, or reads the source: never two of them**, save that one that reads the source
-/// without the lease may wait for parents meanwhile. Once its conversation is over it does none of them and is only a
-/// holder.
+/// **It waits only while it has no parents.** It may hold the lease of some pieces at the same time: those come from the
+/// source, all others from parents. Once its conversation is over it does none of it and is only a holder.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) task: TaskId,
@@ -41,10 +40,8 @@ pub(crate) struct Peer {
     pub(crate) failures: VecDeque<PeerId>,
     /// Hosts that it said to have had wrong bytes from.
     pub(crate) accused: BTreeSet<HostId>,
-    /// Greater than the order of each of its parents, so a parent of smaller order closes no cycle.
-    pub(crate) order: u64,
-    /// A drawn number that spreads children over holders that are equally good.
-    pub(crate) tie: u64,
+    /// Parents that it was offered and has no more: its word counts against them, too. At most as many as failures.
+    pub(crate) former: VecDeque<PeerId>,
     /// Where it stands among the task's holders.
     pub(crate) place: Option<Place>,
     /// How many answers its conversation has had.
@@ -61,7 +58,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// A peer whose conversation is not open and that holds nothing.
-    pub(crate) fn new(task: TaskId, host: HostId, tie: u64) -> Self {
+    pub(crate) fn new(task: TaskId, host: HostId) -> Self {
         Self {
             task,
             host,
@@ -79,8 +76,7 @@ impl Peer {
             failed: BTreeSet::new(),
             failures: VecDeque::new(),
             accused: BTreeSet::new(),
-            order: 0,
-            tie,
+            former: VecDeque::new(),
             place: None,
             answers: 0,
             told_proven: None,
@@ -93,6 +89,26 @@ impl Peer {
     /// Whether it has nothing to work with and an answer would reach it.
     pub(crate) fn is_idle(&self) -> bool {
         self.open && self.sourcing.is_none() && self.parents.is_empty() && (self.extended || self.asked)
+    }
+
+    /// Whether it may be sent to the source.
+    pub(crate) fn may_read(&self) -> bool {
+        self.open && self.wish != SourceWish::Forbidden && !self.source_spent && (self.extended || self.asked)
+    }
+
+    /// Whether it has, or had in this conversation, this parent.
+    pub(crate) fn was_offered(&self, parent: &PeerId) -> bool {
+        self.parents.contains(parent) || self.former.contains(parent)
+    }
+
+    /// Remembers a parent that was taken from it; at most `most` of them.
+    pub(crate) fn remember_former(&mut self, parent: &PeerId, most: usize) {
+        if !self.former.contains(parent) {
+            self.former.push_back(parent.clone());
+        }
+        while self.former.len() > most {
+            self.former.pop_front();
+        }
     }
 
     /// Remembers a parent that failed it; at most `most` of them.

@@ -5,6 +5,7 @@ use damselfly_core::{Geometry, HostId, Moment, PeerId, TaskId};
 
 use crate::machine::Core;
 use crate::peer::Peer;
+use crate::task::Lease;
 use crate::{Fact, Output};
 
 /// How many of the tasks that were idle longest are looked at for one that can be forgotten.
@@ -24,6 +25,10 @@ impl Core {
             return;
         }
         self.fact(Fact::Registered);
+        if extended {
+            // It says now what it holds; what it held before may be gone.
+            self.forget_pieces(&peer);
+        }
         self.open(&peer, source, extended);
         let geometry = geometry.or(held.as_ref().map(|held| held.geometry));
         let agrees = self.learn_geometry(&task, &peer, geometry);
@@ -50,6 +55,7 @@ impl Core {
         state.answers = 0;
         state.told_proven = None;
         state.proofs_sent = 0;
+        state.former.clear();
     }
 
     fn answer_registration(&mut self, now: Moment, peer: &PeerId) {
@@ -59,24 +65,41 @@ impl Core {
             self.answer(peer, Answer::Empty);
             return;
         }
-        let wish = state.wish;
-        let stranger = state.stranger;
-        let leased = task.lease.as_ref().is_some_and(|lease| lease.peer == *peer);
-        let triggered = task.seed.as_ref().is_some_and(|seed| seed.host == state.host);
-        let task_id = state.task;
+        let (wish, stranger, host, task_id) = (state.wish, state.stranger, state.host.clone(), state.task);
+        let triggered = task.seed.as_ref().is_some_and(|seed| seed.host == host);
+        let lease = task.leases.iter().find(|lease| lease.peer == *peer).map(|lease| lease.pieces.clone());
         if triggered {
             self.forget_seed(&task_id);
-            // It may have come as one that may not read the source.
-            self.unsettled.shaken.insert(task_id);
+            self.unsettled.work.insert(task_id);
         }
-        match wish {
-            SourceWish::Forbidden => self.release_source(peer),
-            _ if leased || stranger => return self.grant(now, peer),
-            SourceWish::Wanted if self.may_grant_beside(&task_id) => return self.grant(now, peer),
-            // It was sent to the source without the lease in its former conversation, and may have to wait in this.
-            _ => self.release_source(peer),
+        match lease {
+            _ if stranger && wish != SourceWish::Forbidden => return self.lease_to(now, peer, 0..u32::MAX),
+            Some(_) if wish == SourceWish::Forbidden => self.release_source(peer),
+            Some(pieces) => self.lease_to(now, peer, pieces),
+            // It read the source without a lease in its former conversation.
+            None => self.release_source(peer),
+        }
+        if wish == SourceWish::Wanted && self.may_grant_beside(&task_id) {
+            let run = self.unproductive_run(&task_id).unwrap_or(0..u32::MAX);
+            self.lease_to(now, peer, run);
         }
         self.place(now, peer);
+    }
+
+    /// Whether one more may read the source beside leases that have brought nothing yet.
+    fn may_grant_beside(&self, task: &TaskId) -> bool {
+        self.tasks.get(task).is_some_and(|task| {
+            let crowd = u32::try_from(task.open).unwrap_or(u32::MAX);
+            !task.leases.iter().any(|lease| lease.progressed)
+                && task.leases.len() <= 1 + crowd.max(1).ilog2() as usize
+                && task.copies.iter().all(|copies| *copies == 0)
+        })
+    }
+
+    /// The pieces of a lease that has brought nothing.
+    fn unproductive_run(&self, task: &TaskId) -> Option<std::ops::Range<u32>> {
+        let task = self.tasks.get(task)?;
+        task.leases.iter().find(|lease| !lease.progressed).map(|lease| lease.pieces.clone())
     }
 
     pub(crate) fn held(&mut self, now: Moment, host: HostId, holding: Holding) {
@@ -104,6 +127,8 @@ impl Core {
             self.record_held(now, &peer, &held);
         }
         self.reindex(&peer);
+        self.advance_lease(&peer);
+        self.unsettled.work.insert(task);
     }
 
     pub(crate) fn delete_task(&mut self, task: &TaskId) {
@@ -145,8 +170,7 @@ impl Core {
         self.tasks_by_age.remove(&(touched, *task));
         self.tasks_by_age.insert((now, *task));
         self.hosts.entry(host.clone()).or_default().peers.insert(peer.clone());
-        let tie = self.rng.u64(..);
-        self.peers.entry(peer.clone()).or_insert_with(|| Peer::new(*task, host.clone(), tie));
+        self.peers.entry(peer.clone()).or_insert_with(|| Peer::new(*task, host.clone()));
         true
     }
 
@@ -183,6 +207,9 @@ impl Core {
         let before = self.peers.get_mut(peer).map(|state| std::mem::replace(&mut state.stranger, !agrees));
         if !agrees && before == Some(false) {
             self.fact(Fact::GeometryConflict);
+            if let Some(host) = self.peers.get(peer).map(|state| state.host.clone()) {
+                self.drop_lease(task, &host, peer);
+            }
         }
         if agrees && before == Some(true) {
             self.note_freed(task);
@@ -196,14 +223,36 @@ impl Core {
         state.proofs.clear();
         state.proof_log.clear();
         state.unproven.truncate(geometry.count());
-        for id in state.peers.clone() {
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.proofs_sent = 0;
-                peer.stranger = false;
-                peer.pieces.truncate(geometry.count());
+        let peers = state.peers.clone();
+        for id in &peers {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            if let (Some(place), Some(state)) = (peer.place.take(), self.tasks.get_mut(task)) {
+                state.holders.remove(id, &place);
             }
-            self.reindex(&id);
+            peer.proofs_sent = 0;
+            peer.stranger = false;
+            peer.pieces.truncate(geometry.count());
         }
+        if let Some(state) = self.tasks.get_mut(task) {
+            state.copies.clear();
+            state.cursor = 0;
+            let open_ended = |lease: &&mut Lease| lease.pieces.end > geometry.count();
+            for lease in state.leases.iter_mut().filter(open_ended) {
+                lease.pieces.end = geometry.count().max(lease.pieces.start.min(geometry.count()));
+                lease.pieces.start = lease.pieces.start.min(geometry.count());
+            }
+        }
+        let empty = |id: &&PeerId| {
+            let lease = self.tasks.get(task).and_then(|task| task.leases.iter().find(|lease| lease.peer == **id));
+            lease.is_some_and(|lease| lease.pieces.start >= lease.pieces.end)
+        };
+        for id in peers.iter().filter(empty).cloned().collect::<Vec<_>>() {
+            self.release_source(&id);
+        }
+        for id in &peers {
+            self.reindex(id);
+        }
+        self.unsettled.work.insert(*task);
         self.note_freed(task);
     }
 
@@ -215,9 +264,7 @@ impl Core {
             if held.geometry.piece(piece.0).is_none() {
                 continue;
             }
-            if let Some(state) = self.peers.get_mut(peer) {
-                state.pieces.insert(*piece);
-            }
+            self.add_piece(peer, *piece);
             if extended {
                 self.vouch(now, &task, *piece, *blake3, false);
             } else {

@@ -24,9 +24,12 @@ impl Core {
                 self.piece_finished(now, peer, piece, parent.as_ref(), digest);
             }
             Report::PieceFailed { piece, parent, fault } => self.piece_failed(now, peer, piece, &parent, fault),
+            Report::SourceProgress => self.source_heard(now, peer, None),
+            Report::Declined { piece } => self.declined(peer, piece),
+            Report::Late { piece } => self.late(now, peer, piece),
             Report::Reschedule { failed } => self.reschedule(now, peer, failed),
             Report::SourceFailed => self.source_failed(now, peer),
-            Report::Finished => self.finished(peer),
+            Report::Finished => self.finished(now, peer),
             Report::Failed => self.failed(peer),
         }
     }
@@ -62,21 +65,22 @@ impl Core {
         let task = state.task;
         let geometry = self.tasks.get(&task).and_then(|task| task.geometry);
         if state.stranger || geometry.is_some_and(|geometry| geometry.piece(piece.0).is_none()) {
-            self.source_heard(now, peer);
+            self.source_heard(now, peer, None);
             return;
         }
         let first = state.pieces.is_empty();
-        state.pieces.insert(piece);
         let vouches = state.extended && parent.is_none() && geometry.is_some();
-        if vouches {
-            let leased = self.has_lease(peer);
-            self.vouch(now, &task, piece, digest.blake3, leased);
+        self.add_piece(peer, piece);
+        // Nobody else's word counts: who was not sent to the source may say anything.
+        if vouches && self.has_lease_of(peer, piece) {
+            self.vouch(now, &task, piece, digest.blake3, true);
         } else {
             self.note_unproven(&task, piece);
         }
         if parent.is_none() {
-            self.source_heard(now, peer);
+            self.source_heard(now, peer, Some(piece));
         }
+        self.advance_lease(peer);
         // Only now: whoever is woken by it is told of the proof first.
         if first {
             self.reindex(peer);
@@ -88,11 +92,17 @@ impl Core {
         let max_accused = self.config.max_accused;
         let Some(state) = self.peers.get_mut(peer) else { return };
         // What is said of a parent that was never offered hurts nobody.
-        let was_offered = state.parents.contains(parent);
+        let was_offered = state.was_offered(parent);
         let (task, by) = (state.task, state.host.clone());
         if fault == PieceFault::Missing {
             if was_offered {
                 self.piece_missing(parent, piece);
+            }
+            return;
+        }
+        if fault == PieceFault::Slow {
+            if was_offered {
+                self.parent_is_slow(now, peer, parent);
             }
             return;
         }
@@ -108,18 +118,27 @@ impl Core {
         } else if was_offered {
             self.missed(&host, &by);
         }
-        match self.peers.get(peer) {
-            Some(state) if state.is_idle() && state.ticket.is_none() => self.place(now, peer),
-            // It may have waited for that one.
-            Some(state) if state.ticket.is_some() => self.note_lost(&task),
-            _ => {}
+        let Some(state) = self.peers.get(peer) else { return };
+        if state.is_idle() && state.ticket.is_none() {
+            self.place(now, peer);
+        } else if was_offered && state.extended && !state.parents.is_empty() {
+            // Another one in its place, if there is one.
+            self.improve_later(now, peer, Duration::ZERO);
+        }
+    }
+
+    /// A parent is slow beside others: another is offered in its place, if there is one.
+    fn parent_is_slow(&mut self, now: Moment, peer: &PeerId, parent: &PeerId) {
+        if let Choice::Offers(offers) = self.choose(peer, 1) {
+            self.unlink(parent, peer);
+            self.offer(now, peer, offers);
         }
     }
 
     /// A parent does not have what it was thought to have. One that still talks says itself what it has.
     fn piece_missing(&mut self, parent: &PeerId, piece: PieceNumber) {
-        if let Some(state) = self.peers.get_mut(parent).filter(|parent| !parent.open) {
-            state.pieces.remove(piece);
+        if self.peers.get(parent).is_some_and(|parent| !parent.open) {
+            self.remove_piece(parent, piece);
             self.reindex(parent);
         }
     }
@@ -129,6 +148,7 @@ impl Core {
         let Some(state) = self.peers.get_mut(peer) else { return };
         state.asked = true;
         state.source_spent = false;
+        self.unsettled.work.insert(state.task);
         for parent in failed.into_iter().take(most) {
             state.remember_failure(parent, most);
         }
@@ -141,45 +161,48 @@ impl Core {
         if !state.extended && state.answers + 1 >= plain_answers {
             return self.last_answer(now, peer);
         }
-        if state.sourcing.is_some() {
-            return self.source_unneeded(now, peer);
+        if state.sourcing.is_some() && !self.has_lease(peer) {
+            self.release_source(peer);
         }
-        if state.parents.is_empty() {
+        if self.peers.get(peer).is_some_and(|peer| peer.parents.is_empty()) {
             return self.place(now, peer);
         }
         self.offer_others(now, peer);
     }
 
-    /// One that reads the source asks for parents: it has nothing more to read there. The lease goes to somebody who has.
-    fn source_unneeded(&mut self, now: Moment, peer: &PeerId) {
-        if !self.has_lease(peer) {
+    /// A peer does not want what is left of its lease. It goes to somebody who does.
+    fn declined(&mut self, peer: &PeerId, piece: PieceNumber) {
+        if !self.has_lease_of(peer, piece) {
             return;
         }
-        self.release_source(peer);
         if let Some(state) = self.peers.get_mut(peer) {
             state.source_spent = true;
         }
-        self.place(now, peer);
+        self.release_source(peer);
     }
 
     /// A peer with parents that it does not call failed wants others.
     fn offer_others(&mut self, now: Moment, peer: &PeerId) {
         let Some(state) = self.peers.get(peer) else { return };
-        let (kept, offered_at) = (state.parents.len(), state.offered_at);
-        let fed = self.tasks.get(&state.task).is_some_and(|task| task.is_fed());
-        let forbidden = state.wish == SourceWish::Forbidden;
+        let (kept, offered_at, task) = (state.parents.len(), state.offered_at, state.task);
         let room = self.config.max_parents.saturating_sub(kept).max(1);
         match self.choose(peer, room) {
             Choice::Offers(offers) => {
-                // A full hand of parents that are of no use gives way.
+                // A full hand of parents that are of no use is given back.
                 if kept >= self.config.max_parents {
                     self.unlink_parents(peer);
                 }
                 self.offer(now, peer, offers);
             }
-            _ if now.since(offered_at) < CROSSED => self.offer(now, peer, Vec::new()),
-            Choice::Nobody if !fed && !forbidden => self.feed_from(now, peer),
-            _ => self.improve_later(now, peer, self.config.improve_interval),
+            Choice::Nobody if now.since(offered_at) < CROSSED => self.offer(now, peer, Vec::new()),
+            Choice::Nobody => {
+                self.assign(now, &task);
+                let told = self.peers.get(peer).is_none_or(|state| !state.extended || !state.asked);
+                if !told && !self.has_lease(peer) {
+                    self.answer(peer, Answer::Wait);
+                }
+                self.improve_later(now, peer, self.config.improve_interval);
+            }
         }
     }
 
@@ -191,7 +214,7 @@ impl Core {
         } else if state.wish == SourceWish::Forbidden {
             self.place(now, peer);
         } else {
-            self.grant(now, peer);
+            self.lease_to(now, peer, 0..u32::MAX);
         }
     }
 
@@ -205,12 +228,12 @@ impl Core {
         }
     }
 
-    fn finished(&mut self, peer: &PeerId) {
+    fn finished(&mut self, now: Moment, peer: &PeerId) {
         self.fact(Fact::Finished);
         self.output(Output::End(peer.clone()));
         self.release_source(peer);
         self.leave_queue(peer);
-        self.become_root(peer);
+        self.unlink_parents(peer);
         let Some(state) = self.peers.get_mut(peer) else { return };
         state.open = false;
         let task = state.task;
@@ -219,8 +242,10 @@ impl Core {
             task.open -= 1;
         }
         if empty {
-            self.remove_peer(peer);
+            return self.remove_peer(peer);
         }
+        self.reindex(peer);
+        self.offer_complete(now, peer);
     }
 
     fn failed(&mut self, peer: &PeerId) {

@@ -1,151 +1,283 @@
-//! Who may read the source: one lease per task, and seeds before normal peers.
+//! Who reads what from the source: leases on runs of pieces, and seeds before normal peers.
 //!
-//! A lease lives while its holder gets on (source opened, pieces read). It passes on at once when the holder leaves,
-//! fails, falls silent or has no more to read; to somebody who reads the source already, else to somebody who waits,
-//! else, if the holders together lack something, to whoever has most.
+//! A lease is the right to read a few pieces that follow each other for everybody. Several peers hold one at a time, so
+//! that soon everybody has something that the others lack; as many as the source's measured rate bears, and at least two
+//! where there are two who can read, so that there is always somebody to compare with. Who has read its run is given the
+//! next one. One that is alone gets everything, and is cut short when others come.
 //!
-//! A peer that cannot wait ([`SourceWish::Wanted`]) may read the source beside a lease that has brought nothing yet; a
-//! few may, and the first of them that gets on takes the lease over. **While the lease gets on, whoever reads the source
-//! beside it waits for parents**, so that a herd that came while there was no scheduler, or a slow one, is called back.
-//! A lease that gets on slowly is no reason to ask the origin more than once: another reader would only share its rate.
+//! **A lease is a promise with a rate.** Its holder loses it after a few seconds in which nothing came, or when a piece
+//! takes several times as long as it takes the other readers. If nothing comes for anybody it is the source that is slow:
+//! leases then pass on less and less often, so that a slow source is not asked by the whole herd.
+//!
+//! **A piece that nobody has and that is not leased is leased as soon as there is somebody who may read it.**
 
+use std::ops::Range;
 use std::time::Duration;
 
 use damselfly_core::swarm::{Answer, SourceWish};
-use damselfly_core::{HostId, Moment, PeerId, TaskId};
+use damselfly_core::{Geometry, HostId, Moment, PeerId, PieceNumber, TaskId};
 
 use crate::machine::{Core, Wake};
-use crate::peer::Peer;
-use crate::pieces::Pieces;
-use crate::place::Choice;
 use crate::task::{Lease, PendingSeed, Task};
 use crate::{Fact, Output};
 
+/// How many peers that could read are compared for a lease.
+const LOOK: usize = 16;
+/// How long a run should take its reader.
+const RUN_TIME: Duration = Duration::from_secs(1);
+/// The most pieces of one run, and how many it has while nobody knows how fast the source is.
+const MOST_PIECES: u32 = 16;
+const FIRST_PIECES: u32 = 4;
+/// A piece that takes so many times as long as it takes the others is one that its reader cannot bring...
+const SLOW_FACTOR: u32 = 4;
+/// ... if it takes so much longer besides.
+const SLOW_MARGIN: Duration = Duration::from_secs(2);
+/// A lease that brings nothing passes on after its time the first few times, then after twice that, and so on.
+const DOUBLINGS: u32 = 4;
+
 impl Core {
-    /// Nobody feeds the task: makes a seed fetch it, or this peer, or lets it wait for somebody who may.
-    pub(crate) fn feed_from(&mut self, now: Moment, peer: &PeerId) {
-        let Some(state) = self.peers.get(peer) else { return };
-        let task = state.task;
-        let may = state.open && state.wish != SourceWish::Forbidden && !state.source_spent;
-        let is_seed = self.seeds.contains(&state.host);
-        let host = state.host.clone();
-        let seed = if may && is_seed { None } else { self.pick_seed(&task, &host) };
-        match seed {
-            Some(seed) => self.trigger(now, task, seed),
-            None if may => self.grant(now, peer),
-            None => {}
+    /// Leases what nobody has and nobody reads, as far as there is somebody to read it.
+    pub(crate) fn assign(&mut self, now: Moment, task: &TaskId) {
+        let mut from = 0;
+        // Every turn makes one lease, cuts one, or finds that nobody can read a run: there are only so many.
+        for _ in 0..=4 * self.config.max_leases {
+            let Some(state) = self.tasks.get(task) else { return };
+            if state.open == 0 || state.seed.is_some() || state.leases.len() >= self.allowed_leases(state) {
+                return;
+            }
+            let Some(run) = self.free_run(task, from) else {
+                if from > 0 || !self.cut_long_lease(task) {
+                    return;
+                }
+                continue;
+            };
+            let Some(peer) = self.pick_reader(task, &run) else {
+                from = run.start + 1;
+                continue;
+            };
+            let host = self.peers.get(&peer).map(|peer| peer.host.clone());
+            let is_seed = host.as_ref().is_some_and(|host| self.seeds.contains(host));
+            if let (false, Some(host)) = (is_seed, host)
+                && let Some(seed) = self.pick_seed(task, &host)
+            {
+                return self.trigger(now, *task, seed);
+            }
+            self.lease_to(now, &peer, run);
         }
     }
 
-    /// Sends a peer to the source, with the lease if that is free.
-    pub(crate) fn grant(&mut self, now: Moment, peer: &PeerId) {
-        self.become_root(peer);
-        self.leave_queue(peer);
+    /// As many as bring at least a piece in a second each, and two to compare.
+    pub(crate) fn allowed_leases(&self, task: &Task) -> usize {
+        if task.geometry.is_none() {
+            return 1;
+        }
+        let readers = u32::try_from(task.leases.len()).unwrap_or(u32::MAX);
+        let each_second = match task.source_took {
+            Some(took) => (RUN_TIME.saturating_mul(readers).as_millis() / took.as_millis().max(1)) as usize,
+            None => 0,
+        };
+        (2 + each_second).min(self.config.max_leases)
+    }
+
+    /// How many pieces one lease has while there are several.
+    fn run_length(&self, task: &Task) -> u32 {
+        let fits = match task.source_took {
+            Some(took) => (RUN_TIME.as_millis() / took.as_millis().max(1)) as u32,
+            None => FIRST_PIECES,
+        };
+        fits.clamp(1, MOST_PIECES)
+    }
+
+    /// The first pieces from `from` on that nobody has and nobody reads; all that follow each other where there is nobody to share
+    /// them with.
+    fn free_run(&mut self, task: &TaskId, from: u32) -> Option<Range<u32>> {
+        let state = self.tasks.get_mut(task)?;
+        let Some(count) = state.geometry.map(Geometry::count) else {
+            return (state.leases.is_empty() && from == 0).then_some(0..u32::MAX);
+        };
+        while state.cursor < count && state.copies_of(PieceNumber(state.cursor)) > 0 {
+            state.cursor += 1;
+        }
+        let state = self.tasks.get(task)?;
+        let is_free = |piece: u32| {
+            let piece = PieceNumber(piece);
+            state.copies_of(piece) == 0 && state.lease_of(piece).is_none()
+        };
+        let first = (state.cursor.max(from)..count).find(|&piece| is_free(piece))?;
+        let most = if state.open > 1 { self.run_length(state) } else { u32::MAX };
+        let end = (first..count.min(first.saturating_add(most))).find(|&piece| !is_free(piece));
+        Some(first..end.unwrap_or_else(|| count.min(first.saturating_add(most))))
+    }
+
+    /// Everything is leased, and another could read: the longest lease is cut to a run. Says whether there was one.
+    ///
+    /// What was on its way is then lost, some mebibytes: a lease that is not much longer is left as it is, until somebody
+    /// waits for what is in it ([`Self::late`]).
+    fn cut_long_lease(&mut self, task: &TaskId) -> bool {
+        let Some(state) = self.tasks.get(task) else { return false };
+        let (run, piece) = (self.run_length(state), state.geometry.map_or(0, Geometry::piece_length));
+        let extended = |lease: &&Lease| self.peers.get(&lease.peer).is_some_and(|peer| peer.extended);
+        let length = |lease: &Lease| lease.pieces.end - lease.pieces.start;
+        let longest = state.leases.iter().filter(extended).max_by_key(|lease| length(lease));
+        let worth = |lease: &&Lease| length(lease) > run && u64::from(length(lease)) * piece > self.config.uncut_lease;
+        let Some(lease) = longest.filter(worth) else { return false };
+        let (peer, pieces) = (lease.peer.clone(), lease.pieces.start..lease.pieces.start + run);
+        if self.pick_reader(task, &(pieces.end..lease.pieces.end)).is_none() {
+            return false;
+        }
+        self.change_lease(task, &peer, pieces);
+        true
+    }
+
+    fn change_lease(&mut self, task: &TaskId, peer: &PeerId, pieces: Range<u32>) {
+        let Some(state) = self.tasks.get_mut(task) else { return };
+        let Some(lease) = state.leases.iter_mut().find(|lease| lease.peer == *peer) else { return };
+        lease.pieces = pieces.clone();
+        state.cursor = 0;
+        self.answer(peer, Answer::GoToSource { pieces: Some(pieces) });
+    }
+
+    /// Who is to read these pieces: one that reads the source already, else the first that waits, else any of ours; of
+    /// several the one whose host reads least for others.
+    fn pick_reader(&mut self, task: &TaskId, run: &Range<u32>) -> Option<PeerId> {
+        let drawn = self.tasks.get(task)?.holders.draw_free(2 * LOOK, &mut self.rng);
+        let state = self.tasks.get(task)?;
+        let ours = |id: &&PeerId| self.peers.get(*id).is_some_and(|peer| peer.extended);
+        let can = |id: &&PeerId| self.may_lease(task, id, run);
+        if let Some(reader) = state.sourcing.iter().filter(can).find(ours) {
+            return Some(reader.clone());
+        }
+        let reads = |id: &PeerId| {
+            self.peers.get(id).and_then(|peer| self.hosts.get(&peer.host)).map_or(u32::MAX, |host| host.leases)
+        };
+        let waiting = state.waiting.values().filter(can).take(LOOK).filter(ours).min_by_key(|id| reads(id));
+        if let Some(waiting) = waiting {
+            return Some(waiting.clone());
+        }
+        let holder = drawn.iter().filter(can).filter(ours).min_by_key(|id| reads(id));
+        // The last are those that could not be offered, and those of the plain protocol.
+        let any = || state.peers.iter().filter(can).min_by_key(|id| (!self.peers[*id].extended, reads(id)));
+        holder.or_else(any).cloned()
+    }
+
+    /// Whether a peer may be given the lease of these pieces. While a seed reads, nobody else is sent to the source.
+    pub(crate) fn may_lease(&self, task: &TaskId, id: &PeerId, run: &Range<u32>) -> bool {
+        let (Some(peer), Some(task)) = (self.peers.get(id), self.tasks.get(task)) else { return false };
+        let is_seed = |id: &PeerId| self.peers.get(id).is_some_and(|peer| self.seeds.contains(&peer.host));
+        peer.may_read()
+            && !peer.stranger
+            && !peer.pieces.contains(PieceNumber(run.start))
+            && task.leases.iter().all(|lease| lease.peer != *id && (!is_seed(&lease.peer) || is_seed(id)))
+    }
+
+    /// Sends a peer to the source for these pieces; one of the plain protocol for all.
+    pub(crate) fn lease_to(&mut self, now: Moment, peer: &PeerId, run: Range<u32>) {
         let Some(state) = self.peers.get_mut(peer) else { return };
         state.sourcing = Some(now);
         state.source_spent = false;
-        let (task, extended) = (state.task, state.extended);
-        let Some(state) = self.tasks.get_mut(&task) else { return };
-        state.sourcing.insert(peer.clone());
-        if state.lease.is_none() {
-            self.lease_to(now, &task, peer, false);
+        let (task, extended, host) = (state.task, state.extended, state.host.clone());
+        let stranger = state.stranger;
+        if !extended {
+            // It does one thing at a time.
+            self.leave_queue(peer);
+            self.unlink_parents(peer);
         }
+        let Some(state) = self.tasks.get_mut(&task) else { return };
+        if stranger {
+            // It reads for itself alone: its pieces are nobody else's.
+            state.sourcing.insert(peer.clone());
+            self.fact(Fact::SourceGranted);
+            return self.answer(peer, Answer::GoToSource { pieces: None });
+        }
+        let count = state.geometry.map(Geometry::count);
+        let everything = 0..count.unwrap_or(u32::MAX);
+        let run = if extended { run } else { everything.clone() };
+        let pieces = (run.start > 0 || run.end < everything.end).then(|| run.clone());
+        state.sourcing.insert(peer.clone());
+        let before = state.leases.len();
+        state.leases.retain(|lease| lease.peer != *peer);
+        let had_one = state.leases.len() < before;
+        state.cursor = if had_one { 0 } else { state.cursor };
+        state.leases.push(Lease { peer: peer.clone(), pieces: run, progressed: false, heard: now, since: now });
+        if let Some(host) = self.hosts.get_mut(&host) {
+            host.leases += u32::from(!had_one);
+        }
+        self.unsettled.work.insert(task);
         self.fact(Fact::SourceGranted);
-        self.answer(peer, Answer::GoToSource);
+        self.answer(peer, Answer::GoToSource { pieces });
+        self.watch_leases(now, &task);
         if !extended {
             self.proofs_may_have_ended(&task);
         }
-    }
-
-    /// Whether one more may read the source beside a lease that has brought nothing yet.
-    pub(crate) fn may_grant_beside(&self, task: &TaskId) -> bool {
-        self.tasks.get(task).is_some_and(|task| {
-            let crowd = u32::try_from(task.waiting.len() + task.sourcing.len()).unwrap_or(u32::MAX);
-            let beside = task.sourcing.len().saturating_sub(usize::from(task.lease.is_some()));
-            match &task.lease {
-                Some(lease) => !lease.progressed && beside <= crowd.max(1).ilog2() as usize,
-                None => true,
-            }
-        })
-    }
-
-    fn lease_to(&mut self, now: Moment, task: &TaskId, peer: &PeerId, progressed: bool) {
-        self.leave_queue(peer);
-        let Some(state) = self.tasks.get_mut(task) else { return };
-        let due = now + lease_span(self.config.lease_time, self.config.slow_source, state);
-        state.lease = Some(Lease { peer: peer.clone(), progressed, due });
-        self.wake_at(due, Wake::Lease(*task));
-        if progressed {
-            self.call_back(task);
-        }
-    }
-
-    /// The lease gets on: whoever reads the source beside it waits for parents.
-    fn call_back(&mut self, task: &TaskId) {
-        let Some(state) = self.tasks.get(task) else { return };
-        let Some(holder) = state.lease.as_ref().map(|lease| &lease.peer) else { return };
-        let extended = |peer: &&PeerId| self.peers.get(*peer).is_some_and(|peer| peer.extended);
-        for peer in state.sourcing.iter().filter(|peer| *peer != holder).filter(extended).cloned().collect::<Vec<_>>() {
-            self.join_queue(&peer);
-        }
-        self.note_freed(task);
     }
 
     pub(crate) fn has_lease(&self, peer: &PeerId) -> bool {
         let task = self.peers.get(peer).and_then(|peer| self.tasks.get(&peer.task));
-        task.and_then(|task| task.lease.as_ref()).is_some_and(|lease| lease.peer == *peer)
+        task.is_some_and(|task| task.leases.iter().any(|lease| lease.peer == *peer))
     }
 
-    /// A peer got on with the source.
-    pub(crate) fn source_heard(&mut self, now: Moment, peer: &PeerId) {
+    /// Whether a peer holds the lease of a piece.
+    pub(crate) fn has_lease_of(&self, peer: &PeerId, piece: PieceNumber) -> bool {
+        let task = self.peers.get(peer).and_then(|peer| self.tasks.get(&peer.task));
+        task.is_some_and(|task| task.leases.iter().any(|lease| lease.peer == *peer && lease.pieces.contains(&piece.0)))
+    }
+
+    /// A peer gets on with the source; with `piece`, it has read that one.
+    pub(crate) fn source_heard(&mut self, now: Moment, peer: &PeerId, piece: Option<PieceNumber>) {
         let Some(state) = self.peers.get_mut(peer) else { return };
-        if state.sourcing.is_none() {
-            if state.parents.is_empty() {
-                // It was thought to be silent and was only slow, or its conversation is a new one.
-                self.source_entered(now, peer);
-            }
-            // Else it has parents by now, and is about to leave the source.
+        if state.sourcing.is_none() && piece.is_none() {
             return;
         }
-        state.sourcing = Some(now);
         let task = state.task;
+        state.sourcing = state.sourcing.map(|_| now);
         let Some(state) = self.tasks.get_mut(&task) else { return };
         state.seeds_tried.clear();
-        match &mut state.lease {
-            Some(lease) if lease.progressed && lease.peer == *peer => {}
-            Some(lease) if lease.progressed => self.make_room(now, peer),
-            Some(lease) if lease.peer == *peer => {
-                lease.progressed = true;
-                self.call_back(&task);
-            }
-            Some(lease) => {
-                let due = lease.due;
-                self.cancel_wake(due, Wake::Lease(task));
-                self.lease_to(now, &task, peer, true);
-            }
-            None => self.lease_to(now, &task, peer, true),
+        state.leases_lost = 0;
+        let Some(lease) = state.leases.iter_mut().find(|lease| lease.peer == *peer) else { return };
+        lease.heard = now;
+        lease.progressed = true;
+        let Some(piece) = piece.filter(|piece| lease.pieces.contains(&piece.0)) else { return };
+        let took = now.since(lease.since);
+        lease.since = now;
+        lease.pieces.start = piece.0 + 1;
+        state.source_took = Some(state.source_took.map_or(took, |known| (known * 3 + took) / 4));
+        self.watch_leases(now, &task);
+    }
+
+    /// What the holder of a lease has, from wherever, is no longer part of it; one that has all of it is done with it.
+    pub(crate) fn advance_lease(&mut self, peer: &PeerId) {
+        let Some(state) = self.peers.get(peer) else { return };
+        let Some(task) = self.tasks.get_mut(&state.task) else { return };
+        let Some(lease) = task.leases.iter_mut().find(|lease| lease.peer == *peer) else { return };
+        while lease.pieces.start < lease.pieces.end && state.pieces.contains(PieceNumber(lease.pieces.start)) {
+            lease.pieces.start += 1;
+        }
+        self.unsettled.work.insert(state.task);
+        if lease.pieces.start >= lease.pieces.end {
+            self.release_source(peer);
         }
     }
 
-    /// A peer reads from the source. One that went there without being sent, since nobody answered it in time, gets the
-    /// lease if that is free or has brought nothing yet; else it waits for parents meanwhile.
+    /// A peer reads from the source, sent there or not.
     pub(crate) fn source_entered(&mut self, now: Moment, peer: &PeerId) {
-        let Some(state) = self.peers.get_mut(peer) else { return };
-        if !state.open || !state.parents.is_empty() {
-            return;
-        }
+        let Some(state) = self.peers.get_mut(peer).filter(|peer| peer.open) else { return };
         state.sourcing = Some(now);
         state.source_spent = false;
         state.asked = false;
         let (task, extended) = (state.task, state.extended);
-        self.leave_queue(peer);
         if let Some(state) = self.tasks.get_mut(&task) {
             state.sourcing.insert(peer.clone());
         }
-        self.source_heard(now, peer);
+        self.source_heard(now, peer, None);
         if !extended {
             self.proofs_may_have_ended(&task);
-        } else if !self.has_lease(peer) {
+        }
+        if self.has_lease(peer) {
+            return;
+        }
+        // It had waited too long. It may have a lease by that, or parents, and goes over to what it is given.
+        self.unsettled.work.insert(task);
+        if extended && self.peers.get(peer).is_some_and(|peer| peer.parents.is_empty()) {
             self.join_queue(peer);
             self.note_freed(&task);
         }
@@ -155,17 +287,31 @@ impl Core {
     pub(crate) fn release_source(&mut self, peer: &PeerId) {
         let Some(state) = self.peers.get_mut(peer) else { return };
         state.sourcing = None;
-        let task = state.task;
+        let (task, host) = (state.task, state.host.clone());
         let Some(state) = self.tasks.get_mut(&task) else { return };
         state.sourcing.remove(peer);
-        if let Some(lease) = state.lease.take_if(|lease| lease.peer == *peer) {
-            self.cancel_wake(lease.due, Wake::Lease(task));
-            self.unsettled.shaken.insert(task);
-            self.unsettled.dry.insert(task);
+        self.drop_lease(&task, &host, peer);
+        if self.peers.get(peer).is_some_and(crate::peer::Peer::is_idle) {
+            self.unsettled.orphans.insert(peer.clone());
         }
     }
 
-    /// The same, and not because it was done.
+    /// A peer's lease is free, if it has one.
+    pub(crate) fn drop_lease(&mut self, task: &TaskId, host: &HostId, peer: &PeerId) {
+        let Some(state) = self.tasks.get_mut(task) else { return };
+        let before = state.leases.len();
+        state.leases.retain(|lease| lease.peer != *peer);
+        if state.leases.len() == before {
+            return;
+        }
+        state.cursor = 0;
+        self.unsettled.work.insert(*task);
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.leases = host.leases.saturating_sub(1);
+        }
+    }
+
+    /// The same as [`Self::release_source`], and not because it was done.
     pub(crate) fn lose_source(&mut self, peer: &PeerId) {
         if self.has_lease(peer) {
             self.fact(Fact::LeaseLost);
@@ -173,79 +319,117 @@ impl Core {
         self.release_source(peer);
     }
 
-    pub(crate) fn lease_may_be_over(&mut self, now: Moment, at: Moment, task: TaskId) {
-        let Some(state) = self.tasks.get_mut(&task) else { return };
-        let span = lease_span(self.config.lease_time, self.config.slow_source, state);
-        let Some(lease) = state.lease.as_mut().filter(|lease| lease.due == at) else { return };
-        let peer = lease.peer.clone();
-        let heard = self.peers.get(&peer).and_then(|peer| peer.sourcing).unwrap_or(Moment::START);
-        if heard + span > now {
-            lease.due = heard + span;
-            return self.wake_at(heard + span, Wake::Lease(task));
-        }
-        self.lose_source(&peer);
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.source_spent = true;
-            if state.is_idle() {
-                self.unsettled.orphans.insert(peer);
-            }
-        }
-    }
-
-    /// Somebody waits, and nobody feeds the task: whoever reads the source already inherits the lease; else the first
-    /// who waits in vain gets it.
-    pub(crate) fn feed(&mut self, now: Moment, task: &TaskId) {
+    fn watch_leases(&mut self, now: Moment, task: &TaskId) {
         let Some(state) = self.tasks.get(task) else { return };
-        if state.is_fed() {
+        let next = state.leases.iter().map(|lease| self.lease_ends(state, lease)).min();
+        let next = next.map(|at| at.max(now + Duration::from_millis(1)));
+        let Some(state) = self.tasks.get_mut(task) else { return };
+        if state.leases_due == next {
             return;
         }
-        let span = lease_span(self.config.lease_time, self.config.slow_source, state);
-        let heard =
-            |peer: &&PeerId| self.peers.get(*peer).and_then(|peer| peer.sourcing).is_some_and(|at| at + span > now);
-        if let Some(heir) = state.sourcing.iter().find(heard).cloned() {
-            return self.lease_to(now, task, &heir, false);
+        let before = std::mem::replace(&mut state.leases_due, next);
+        if let Some(due) = before {
+            self.cancel_wake(due, Wake::Lease(*task));
         }
-        let mut next = 0;
-        while let Some((ticket, peer)) = self.waiting_from(task, next) {
-            next = ticket + 1;
-            match self.choose(&peer, 1) {
-                Choice::Offers(offers) => self.offer(now, &peer, offers),
-                Choice::Busy => {}
-                Choice::Nobody => self.feed_from(now, &peer),
-            }
-            if self.tasks.get(task).is_none_or(Task::is_fed) {
-                return;
-            }
+        if let Some(due) = next {
+            self.wake_at(due, Wake::Lease(*task));
         }
     }
 
-    /// Nobody waits, and nobody feeds the task: if the holders together lack something, whoever has most is sent to the
-    /// source. It may turn out to want no more; then it says so, and the next is sent.
-    pub(crate) fn feed_the_dry(&mut self, now: Moment, task: &TaskId) {
-        let Some(state) = self.tasks.get(task).filter(|task| !task.is_fed() && task.open > 0) else { return };
-        let Some(count) = state.geometry.map(|geometry| geometry.count()) else { return };
-        let mut all = Pieces::default();
-        for holder in state.peers.iter().filter_map(|id| self.peers.get(id)).filter(|peer| peer.place.is_some()) {
-            all.extend(&holder.pieces);
-            if all.len() >= count {
-                return;
-            }
+    /// When a lease is lost unless its holder gets on.
+    fn lease_ends(&self, task: &Task, lease: &Lease) -> Moment {
+        let extended = self.peers.get(&lease.peer).is_some_and(|peer| peer.extended);
+        if !extended {
+            let piece = task.geometry.map_or(0, |geometry| geometry.piece_length().min(geometry.length()));
+            let patience = self.config.plain_lease_time + Duration::from_secs(piece / self.config.slow_source.max(1));
+            return lease.heard + patience;
         }
-        let may = |peer: &&Peer| {
-            let lacks = peer.pieces.len() < count && !peer.stranger;
-            lacks && peer.open && peer.extended && peer.wish != SourceWish::Forbidden && !peer.source_spent
+        let doublings = task.leases_lost.saturating_sub(1).min(DOUBLINGS);
+        let silent = lease.heard + self.config.lease_time.saturating_mul(1 << doublings);
+        match task.source_took.filter(|_| task.open > 1) {
+            Some(took) => silent.min(lease.since + took.saturating_mul(SLOW_FACTOR) + SLOW_MARGIN),
+            None => silent,
+        }
+    }
+
+    pub(crate) fn look_after_leases(&mut self, now: Moment, at: Moment, task: &TaskId) {
+        let Some(state) = self.tasks.get_mut(task).filter(|task| task.leases_due == Some(at)) else { return };
+        state.leases_due = None;
+        let Some(state) = self.tasks.get(task) else { return };
+        let over = state.leases.iter().find(|lease| self.lease_ends(state, lease) <= now);
+        if let Some(peer) = over.map(|lease| lease.peer.clone()) {
+            self.take_lease(task, &peer);
+        }
+        self.watch_leases(now, task);
+    }
+
+    /// Takes a lease from a peer that cannot bring its pieces.
+    fn take_lease(&mut self, task: &TaskId, peer: &PeerId) {
+        if let Some(state) = self.tasks.get_mut(task) {
+            state.leases_lost = state.leases_lost.saturating_add(1);
+        }
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.source_spent = true;
+        }
+        self.lose_source(peer);
+    }
+
+    /// A reader of a peer waits for a piece that nobody brings: it is given those who have it, or told that somebody
+    /// reads it and gets on, or reads it itself.
+    pub(crate) fn late(&mut self, now: Moment, peer: &PeerId, piece: PieceNumber) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        if state.stranger || !state.extended {
+            return;
+        }
+        state.asked = true;
+        state.source_spent = false;
+        let (task, forbidden) = (state.task, state.wish == SourceWish::Forbidden);
+        self.unsettled.work.insert(task);
+        let holders = self.holders_of(peer, piece);
+        if !holders.is_empty() {
+            return self.offer(now, peer, holders);
+        }
+        let Some(state) = self.tasks.get(&task) else { return };
+        let lease = state.lease_of(piece).map(|lease| (lease.peer.clone(), lease.heard + self.config.lease_time));
+        let gets_on = lease.as_ref().is_some_and(|(holder, until)| holder != peer && *until > now);
+        let has_own = self.has_lease(peer);
+        let may = !has_own && !forbidden && state.seed.is_none() && state.copies_of(piece) == 0;
+        if may && self.share_lease(now, &task, peer, piece) {
+            return;
+        }
+        let Some(state) = self.tasks.get(&task) else { return };
+        if gets_on || has_own || forbidden || state.copies_of(piece) > 0 || state.seed.is_some() {
+            return self.answer(peer, Answer::Wait);
+        }
+        if let Some((holder, _)) = lease {
+            self.take_lease(&task, &holder);
+        }
+        self.lease_to(now, peer, piece.0..piece.0 + 1);
+    }
+
+    /// A piece that a peer waits for is in the lease of another who is not at it yet: the rest of that is the peer's now,
+    /// a run of it. Says whether it was so.
+    fn share_lease(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber) -> bool {
+        let Some(state) = self.tasks.get(task) else { return false };
+        let run = self.run_length(state);
+        let Some(lease) = state.lease_of(piece).filter(|lease| lease.peer != *peer && lease.pieces.start < piece.0)
+        else {
+            return false;
         };
-        let able = state.peers.iter().filter_map(|id| self.peers.get(id).filter(may).map(|peer| (peer, id)));
-        if let Some((_, most)) = able.max_by_key(|(peer, _)| peer.pieces.len()) {
-            let most = most.clone();
-            self.grant(now, &most);
+        let (holder, pieces) = (lease.peer.clone(), lease.pieces.clone());
+        if self.peers.get(&holder).is_none_or(|holder| !holder.extended) {
+            return false;
         }
+        self.change_lease(task, &holder, pieces.start..piece.0);
+        self.lease_to(now, peer, piece.0..pieces.end.min(piece.0 + run));
+        true
     }
 
     fn pick_seed(&mut self, task: &TaskId, not: &HostId) -> Option<HostId> {
         let state = self.tasks.get(task)?;
         // What needs credentials is read by the hosts that have them.
-        if state.origin.private || state.seeds_tried.len() >= self.config.seed_tries {
+        let tried = state.seeds_tried.len() >= self.config.seed_tries;
+        if state.origin.private || !state.leases.is_empty() || tried {
             return None;
         }
         let usable = |seed: &&HostId| {
@@ -285,7 +469,7 @@ impl Core {
         if self.tasks.get(&task).and_then(|task| task.seed.as_ref()).is_some_and(|seed| seed.host == *host) {
             self.forget_seed(&task);
             self.fact(Fact::SeedFailed);
-            self.unsettled.shaken.insert(task);
+            self.unsettled.work.insert(task);
         }
     }
 
@@ -304,10 +488,4 @@ impl Core {
             self.seed_failed(task, &host);
         }
     }
-}
-
-/// How long a reader of the source may be silent.
-fn lease_span(lease_time: Duration, slow_source: u64, task: &Task) -> Duration {
-    let piece = task.geometry.map_or(0, |geometry| geometry.piece_length().min(geometry.length()));
-    lease_time + Duration::from_secs(piece / slow_source.max(1))
 }

@@ -1,6 +1,8 @@
 //! What is known of one task.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
 
 use damselfly_core::swarm::Origin;
 use damselfly_core::{Blake3, Geometry, HostId, Moment, PeerId, PieceNumber};
@@ -19,8 +21,19 @@ pub(crate) struct Task {
     pub(crate) holders: Holders,
     /// Who waits, in the order in which they came.
     pub(crate) waiting: BTreeMap<u64, PeerId>,
-    pub(crate) lease: Option<Lease>,
-    /// Open peers that read the source: the holder of the lease, and others who could not wait.
+    /// Who reads which pieces from the source for everybody.
+    pub(crate) leases: Vec<Lease>,
+    /// When the leases are looked at next.
+    pub(crate) leases_due: Option<Moment>,
+    /// How many leases in a row were lost without anything having come from the source.
+    pub(crate) leases_lost: u32,
+    /// How long the readers of the source need for a piece, smoothed.
+    pub(crate) source_took: Option<Duration>,
+    /// How many holders that may be offered have each piece.
+    pub(crate) copies: Vec<u32>,
+    /// Every piece before this one is held by somebody, or leased.
+    pub(crate) cursor: u32,
+    /// Open peers that read the source: the holders of leases, and others who could not wait.
     pub(crate) sourcing: BTreeSet<PeerId>,
     pub(crate) seed: Option<PendingSeed>,
     /// Seeds that were tried.
@@ -38,14 +51,18 @@ pub(crate) struct Task {
     pub(crate) touched: Moment,
 }
 
-/// The right to read the source for everybody.
+/// The right to read some pieces from the source for everybody.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) peer: PeerId,
+    /// The pieces that are still to come; up to [`u32::MAX`] where nobody knows how many there are.
+    pub(crate) pieces: Range<u32>,
     /// Whether anything came from the source under it.
     pub(crate) progressed: bool,
-    /// When it is looked at next.
-    pub(crate) due: Moment,
+    /// When its holder was last heard to get on.
+    pub(crate) heard: Moment,
+    /// Since when it reads the next piece.
+    pub(crate) since: Moment,
 }
 
 /// A seed that was asked to fetch the task.
@@ -64,8 +81,32 @@ pub(crate) struct Proof {
 }
 
 impl Task {
-    /// Whether somebody is fetching it from the source, or about to.
-    pub(crate) const fn is_fed(&self) -> bool {
-        self.lease.is_some() || self.seed.is_some()
+    /// The lease that a piece is in.
+    pub(crate) fn lease_of(&self, piece: PieceNumber) -> Option<&Lease> {
+        self.leases.iter().find(|lease| lease.pieces.contains(&piece.0))
+    }
+
+    /// How many holders that may be offered have the piece.
+    pub(crate) fn copies_of(&self, piece: PieceNumber) -> u32 {
+        self.copies.get(piece.index()).copied().unwrap_or(0)
+    }
+
+    /// A holder has these pieces, or has them no more.
+    pub(crate) fn count_copies(&mut self, pieces: &Pieces, more: bool) {
+        for piece in pieces.iter() {
+            self.count_copy(piece, more);
+        }
+    }
+
+    /// A holder has this piece, or has it no more.
+    pub(crate) fn count_copy(&mut self, piece: PieceNumber, more: bool) {
+        if piece.index() >= self.copies.len() {
+            self.copies.resize(piece.index() + 1, 0);
+        }
+        let copies = &mut self.copies[piece.index()];
+        *copies = if more { copies.saturating_add(1) } else { copies.saturating_sub(1) };
+        if *copies == 0 {
+            self.cursor = self.cursor.min(piece.0);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What the machine knows, for people and for other programs to look at.
 
+use std::ops::Range;
+
 use damselfly_core::swarm::{HostInfo, Origin};
 use damselfly_core::{Geometry, HostId, PeerId, TaskId};
 
@@ -35,8 +37,8 @@ pub struct TaskView {
     pub origin: Origin,
     /// How it is cut, if known.
     pub geometry: Option<Geometry>,
-    /// Who has the lease.
-    pub lease: Option<PeerId>,
+    /// Who reads which pieces from the source, those that are still to come.
+    pub leases: Vec<(PeerId, Range<u32>)>,
     /// Which seed was asked and has not come yet.
     pub seed: Option<HostId>,
     /// How many pieces are vouched for.
@@ -110,7 +112,7 @@ impl Core {
             id: *id,
             origin: task.origin.clone(),
             geometry: task.geometry,
-            lease: task.lease.as_ref().map(|lease| lease.peer.clone()),
+            leases: task.leases.iter().map(|lease| (lease.peer.clone(), lease.pieces.clone())).collect(),
             seed: task.seed.as_ref().map(|seed| seed.host.clone()),
             proofs: task.proofs.len(),
             holders: task.holders.len(),

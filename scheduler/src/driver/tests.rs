@@ -61,7 +61,7 @@ async fn one_reads_the_source_and_the_other_is_woken() {
     }
     let (mut to_a, from_a) = scheduler.register(registration("a")).await.unwrap();
     let (mut to_b, _from_b) = scheduler.register(registration("b")).await.unwrap();
-    assert_eq!(next(&mut to_a).await, Some(Answer::GoToSource));
+    assert_eq!(next(&mut to_a).await, Some(Answer::GoToSource { pieces: None }));
     assert_eq!(next(&mut to_b).await, Some(Answer::Wait));
     from_a.send(Report::SourceOpened(Geometry::new(10, 10).unwrap())).await.unwrap();
     from_a.send(piece()).await.unwrap();
@@ -79,10 +79,10 @@ async fn a_peer_that_hangs_up_is_gone() {
     let scheduler = scheduler();
     let (mut to_a, from_a) = scheduler.register(registration("a")).await.unwrap();
     let (mut to_b, _from_b) = scheduler.register(registration("b")).await.unwrap();
-    assert_eq!(next(&mut to_a).await, Some(Answer::GoToSource));
+    assert_eq!(next(&mut to_a).await, Some(Answer::GoToSource { pieces: None }));
     assert_eq!(next(&mut to_b).await, Some(Answer::Wait));
     drop(from_a);
-    assert_eq!(next(&mut to_b).await, Some(Answer::GoToSource), "the lease passes on");
+    assert_eq!(next(&mut to_b).await, Some(Answer::GoToSource { pieces: None }), "the lease passes on");
     assert_eq!(next(&mut to_a).await, None);
 }
 
@@ -91,9 +91,9 @@ async fn a_former_conversation_is_over_and_not_heard() {
     let scheduler = scheduler();
     let (mut former, reports) = scheduler.register(registration("a")).await.unwrap();
     let (mut answers, _reports) = scheduler.register(registration("a")).await.unwrap();
-    assert_eq!(next(&mut former).await, Some(Answer::GoToSource));
+    assert_eq!(next(&mut former).await, Some(Answer::GoToSource { pieces: None }));
     assert_eq!(next(&mut former).await, None);
-    assert_eq!(next(&mut answers).await, Some(Answer::GoToSource));
+    assert_eq!(next(&mut answers).await, Some(Answer::GoToSource { pieces: None }));
     // It may be too late even to say it; what counts is that it changes nothing.
     let _ = reports.send(Report::Failed).await;
     drop(reports);
@@ -139,7 +139,11 @@ async fn a_seed_that_refuses_or_does_not_come_is_replaced_by_the_peer() {
         let (mut answers, _reports) = scheduler.register(registration("a")).await.unwrap();
         let begun = tokio::time::Instant::now();
         assert_eq!(next(&mut answers).await, Some(Answer::Wait));
-        assert_eq!(next(&mut answers).await, Some(Answer::GoToSource), "refuse {refuse}, limit {limit}");
+        assert_eq!(
+            next(&mut answers).await,
+            Some(Answer::GoToSource { pieces: None }),
+            "refuse {refuse}, limit {limit}"
+        );
         let waited = if refuse || limit == 0 { Duration::ZERO } else { config.core.seed_time };
         assert!(begun.elapsed() >= waited && begun.elapsed() < waited + Duration::from_millis(50));
         assert_eq!(requests.try_recv().is_ok(), limit > 0);
@@ -151,7 +155,7 @@ async fn the_driver_ends_with_its_last_handle_and_conversation() {
     let scheduler = scheduler();
     let (mut answers, reports) = scheduler.register(registration("a")).await.unwrap();
     drop(scheduler);
-    assert_eq!(next(&mut answers).await, Some(Answer::GoToSource));
+    assert_eq!(next(&mut answers).await, Some(Answer::GoToSource { pieces: None }));
     assert!(timeout(LONG, answers.recv()).await.is_err(), "a conversation keeps the driver");
     drop(reports);
     assert_eq!(next(&mut answers).await, None);

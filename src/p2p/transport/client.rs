@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use damselfly_api::vortex::{self, Answer, ErrorCode, MAX_ANSWER, PieceHead};
-use damselfly_core::TaskId;
 use damselfly_core::swarm::PieceFault;
+use damselfly_core::{PieceNumber, PieceSet, TaskId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -79,6 +79,32 @@ impl FetchError {
     }
 }
 
+/// Leave to fetch one piece now. The parent keeps room for it until it is used, given back or dropped.
+#[derive(Debug)]
+pub struct GivenTurn {
+    addr: SocketAddr,
+    stream: TcpStream,
+    least_sent: Vec<PieceNumber>,
+}
+
+impl GivenTurn {
+    /// Pieces that the parent would send, those first that it has sent least.
+    pub fn least_sent(&self) -> &[PieceNumber] {
+        &self.least_sent
+    }
+}
+
+/// Why a parent gives no turn.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    /// It has none to give at the moment.
+    #[error("the parent is busy")]
+    Busy,
+    /// Something is the matter with it.
+    #[error(transparent)]
+    Failed(#[from] FetchError),
+}
+
 /// Fetches pieces over kept-open connections. Clones share them.
 #[derive(Clone)]
 pub struct DataClient {
@@ -140,7 +166,19 @@ impl DataClient {
             return Err(FetchError::Local(io::Error::new(io::ErrorKind::InvalidInput, "the writer is not fresh")));
         }
         let request = vortex::encode_request(fastrand::u8(..), task, writer.piece());
-        let Begun { mut stream, answer, rest } = self.begin(addr, &request, stall).await?;
+        let begun = self.begin(addr, &request, stall).await?;
+        self.take_piece(addr, begun, writer, stall).await
+    }
+
+    /// Takes the piece that a connection was asked for.
+    async fn take_piece(
+        &self,
+        addr: SocketAddr,
+        begun: Begun,
+        writer: &mut PieceWriter,
+        stall: Duration,
+    ) -> Result<Option<u32>, FetchError> {
+        let Begun { mut stream, answer, rest } = begun;
         let (clean, result) = match answer {
             Answer::Piece(head) => receive(&mut stream, &head, rest, writer, stall).await,
             Answer::Error { code, text } => {
@@ -149,11 +187,72 @@ impl DataClient {
                 (rest.is_empty(), Err(error))
             }
             Answer::Close => (false, Err(FetchError::Gone)),
+            Answer::Turn { .. } => (false, Err(FetchError::Bad)),
         };
         if clean {
             self.inner.pool.put(addr, stream);
         }
         result
+    }
+
+    /// Asks a parent for a turn: for leave to fetch one of the `wanted` pieces when it has room to send one. To cancel,
+    /// drop the future.
+    ///
+    /// # Errors
+    /// Where the parent has none to give, or something is the matter with it.
+    pub async fn ask(
+        &self,
+        addr: SocketAddr,
+        task: &TaskId,
+        wanted: &PieceSet,
+        stall: Duration,
+    ) -> Result<GivenTurn, TurnError> {
+        let request = vortex::encode_ask(fastrand::u8(..), task, wanted);
+        let Begun { stream, answer, rest } = self.begin(addr, &request, stall).await?;
+        match answer {
+            Answer::Turn { least_sent } if rest.is_empty() => {
+                let least_sent = least_sent.into_iter().filter(|piece| wanted.contains(*piece)).collect();
+                Ok(GivenTurn { addr, stream, least_sent })
+            }
+            Answer::Error { code: ErrorCode::Busy, .. } if rest.is_empty() => {
+                self.inner.pool.put(addr, stream);
+                Err(TurnError::Busy)
+            }
+            Answer::Error { code: ErrorCode::NotFound, .. } if rest.is_empty() => {
+                self.inner.pool.put(addr, stream);
+                Err(FetchError::Missing.into())
+            }
+            Answer::Error { .. } | Answer::Close => Err(FetchError::Gone.into()),
+            Answer::Turn { .. } | Answer::Piece(_) => Err(FetchError::Bad.into()),
+        }
+    }
+
+    /// Fetches a piece in a turn; otherwise like [`Self::fetch`].
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch_in_turn(
+        &self,
+        turn: GivenTurn,
+        task: &TaskId,
+        writer: &mut PieceWriter,
+        stall: Duration,
+    ) -> Result<Option<u32>, FetchError> {
+        let request = vortex::encode_request(fastrand::u8(..), task, writer.piece());
+        let begun = exchange(turn.stream, &request, stall).await.map_err(|error| match error {
+            ExchangeError::Unanswered => FetchError::Gone,
+            ExchangeError::Failed(error) => error,
+        })?;
+        self.take_piece(turn.addr, begun, writer, stall).await
+    }
+
+    /// Gives a turn back.
+    pub async fn pass(&self, mut turn: GivenTurn, task: &TaskId, stall: Duration) {
+        let frame = vortex::encode_pass(fastrand::u8(..), task);
+        let passed = timeout(stall, turn.stream.write_all(&frame)).await;
+        if let Ok(Ok(())) = passed {
+            self.inner.pool.put(turn.addr, turn.stream);
+        }
     }
 
     /// How many idle connections are kept.

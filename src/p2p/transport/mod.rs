@@ -7,6 +7,10 @@
 //! fills. The parent's [`DataServer`] answers one request after the other on a connection: head, then `sendfile` from
 //! the content file into the socket (a plain write where content is in memory).
 //!
+//!
+//! Between our own hosts a child asks for a turn first ([`DataClient::ask`]) and names all pieces that it could use; the
+//! parent's `uplink` gives few turns at a time. Hosts of the plain protocol ask for single pieces.
+//!
 //! # Invariants
 //! - Only pieces that the task has, or that pass their check now, are served.
 //! - A piece's place and length follow from its number and the task's geometry; what the parent says of them is compared
@@ -20,10 +24,12 @@ mod metrics;
 mod pool;
 mod send;
 mod server;
+mod uplink;
 
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientConfig, DataClient, FetchError};
+pub use client::{ClientConfig, DataClient, FetchError, GivenTurn, TurnError};
 pub use metrics::Metrics;
 pub use server::{DataServer, ServerConfig};
+pub use uplink::UplinkConfig;

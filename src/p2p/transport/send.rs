@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use damselfly_core::ByteRange;
@@ -35,6 +36,7 @@ pub(super) async fn send_file(
     file: &Arc<File>,
     range: ByteRange,
     stall: Duration,
+    progress: &AtomicU64,
 ) -> io::Result<()> {
     warm(file, range).await?;
     let mut at = range.start();
@@ -49,7 +51,10 @@ pub(super) async fn send_file(
         });
         match timeout(stall, send).await.map_err(|_| io::ErrorKind::TimedOut)?? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            sent => at += sent as u64,
+            sent => {
+                at += sent as u64;
+                progress.fetch_add(sent as u64, Ordering::Relaxed);
+            }
         }
     }
     Ok(())

@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use damselfly_api::vortex::{self, ErrorCode, PieceHead, REQUEST, Request};
-use damselfly_core::{Audience, ByteRange, PieceNumber, TaskId};
+use damselfly_api::vortex::{self, ErrorCode, MAX_NAMED, PieceHead, REQUEST, Request};
+use damselfly_core::{Audience, ByteRange, PieceNumber, PieceSet, TaskId};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -15,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::metrics::Metrics;
 use super::send::{send_all, send_file};
+use super::uplink::{Turn, Uplink, UplinkConfig};
 use crate::storage::{MAX_READ, Storage, StoredTask};
 
 /// `common.v2.TrafficType.REMOTE_PEER`: what an answer says of where its bytes are from; no child acts on it.
@@ -40,6 +42,8 @@ pub struct ServerConfig {
     pub write_stall: Duration,
     /// How long one piece may take in all.
     pub piece_timeout: Duration,
+    /// The turns of children that ask for them.
+    pub uplink: UplinkConfig,
 }
 
 impl Default for ServerConfig {
@@ -52,6 +56,7 @@ impl Default for ServerConfig {
             request_timeout: Duration::from_secs(5),
             write_stall: Duration::from_secs(10),
             piece_timeout: Duration::from_secs(900),
+            uplink: UplinkConfig::default(),
         }
     }
 }
@@ -67,6 +72,7 @@ struct Inner {
     config: ServerConfig,
     metrics: Metrics,
     slots: Semaphore,
+    uplink: Arc<Uplink>,
 }
 
 /// Why a connection ends before the child closes it.
@@ -90,7 +96,8 @@ impl DataServer {
     /// A server of what is in `storage`.
     pub fn new(storage: Storage, config: ServerConfig, metrics: Metrics) -> Self {
         let slots = Semaphore::new(config.upload_slots);
-        Self { inner: Arc::new(Inner { storage, config, metrics, slots }) }
+        let uplink = Uplink::new(config.uplink.clone());
+        Self { inner: Arc::new(Inner { storage, config, metrics, slots, uplink }) }
     }
 
     /// Serves `listener` until `drain` is ready; then accepts no more, lets every connection finish the piece that it
@@ -153,6 +160,13 @@ async fn connection(server: Arc<Inner>, mut stream: TcpStream, mut draining: wat
                     break end;
                 }
             }
+            Ok(Request::Turn { task, count }) => {
+                if let Err(end) = server.turn(&mut stream, task, count).await {
+                    break end;
+                }
+            }
+            // A turn that was taken back before the child had said so.
+            Ok(Request::Pass) => {}
             Ok(Request::Close) => break End::Quiet,
             Err(end) => break end,
         }
@@ -183,28 +197,99 @@ impl Inner {
                 Ok(read) => read?,
             },
         };
+        self.rest_of_request(stream, &mut frame, &mut len).await
+    }
+
+    async fn rest_of_request(
+        &self,
+        stream: &mut TcpStream,
+        frame: &mut [u8; REQUEST],
+        len: &mut usize,
+    ) -> Result<Request, End> {
         let deadline = Instant::now() + self.config.request_timeout;
         loop {
-            let decoded = vortex::decode_request(frame.get(..len).unwrap_or_default()).map_err(End::Garbage)?;
+            let decoded = vortex::decode_request(frame.get(..*len).unwrap_or_default()).map_err(End::Garbage)?;
             if let Some((request, _)) = decoded {
                 return Ok(request);
             }
             // A request that is not complete leaves room: nothing that is accepted is longer than the frame.
-            let room = frame.get_mut(len..).unwrap_or_default();
+            let room = frame.get_mut(*len..).unwrap_or_default();
             let read =
                 timeout_at(deadline, stream.read(room)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
             match read? {
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                read => len += read,
+                read => *len += read,
             }
         }
     }
 
+    /// Answers a request for a single piece.
     async fn answer(&self, stream: &TcpStream, id: TaskId, piece: PieceNumber) -> Result<(), End> {
         let Ok(Ok(_slot)) = timeout(self.config.slot_wait, self.slots.acquire()).await else {
             return self.refuse(stream, ErrorCode::Unknown, "all upload slots are taken").await;
         };
-        let found = match self.storage.get(&id).filter(|task| task.audience() != Audience::Host) {
+        self.send_piece(stream, id, piece, None).await
+    }
+
+    /// Gives a child a turn when there is room, and sends the piece that it chooses.
+    async fn turn(&self, stream: &mut TcpStream, id: TaskId, count: u32) -> Result<(), End> {
+        let wanted = self.wanted(stream, count).await?;
+        let host = stream.peer_addr()?.ip();
+        let Some(task) = self.shared_task(&id) else {
+            return self.refuse(stream, ErrorCode::NotFound, "the task is not here").await;
+        };
+        let turn = tokio::select! {
+            turn = self.uplink.turn(host) => turn,
+            () = hung_up(stream) => return Err(End::Quiet),
+        };
+        let Some(turn) = turn else {
+            return self.refuse(stream, ErrorCode::Busy, "all turns are taken").await;
+        };
+        let here = task.have();
+        let mut usable = PieceSet::empty(here.count());
+        usable.extend(here.common(&wanted));
+        usable.extend(task.unchecked().common(&wanted));
+        if usable.is_empty() {
+            return self.refuse(stream, ErrorCode::NotFound, "none of the pieces is here").await;
+        }
+        let least_sent = self.uplink.least_sent(&id, &usable, MAX_NAMED);
+        let stall = self.config.write_stall;
+        send_all(stream, &vortex::encode_turn(fastrand::u8(..), &least_sent), false, stall).await?;
+        let (mut frame, mut len) = ([0; REQUEST], 0);
+        let chosen = timeout(self.config.uplink.choice, self.rest_of_request(stream, &mut frame, &mut len)).await;
+        match chosen {
+            Ok(Ok(Request::Pass)) => Ok(()),
+            Ok(Ok(Request::Piece { task, piece })) if task == id => {
+                self.uplink.count(&id, piece);
+                self.send_piece(stream, id, piece, Some(turn)).await
+            }
+            Ok(Ok(_)) => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+            Ok(Err(end)) => Err(end),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    /// A task that other hosts may have.
+    fn shared_task(&self, id: &TaskId) -> Option<StoredTask> {
+        self.storage.get(id).filter(|task| task.audience() != Audience::Host)
+    }
+
+    /// The pieces that a child could use: the bits behind its request.
+    async fn wanted(&self, stream: &mut TcpStream, count: u32) -> Result<PieceSet, End> {
+        let mut bits = vec![0; vortex::bitmap_length(count)];
+        let read = timeout(self.config.request_timeout, stream.read_exact(&mut bits)).await;
+        read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(vortex::decode_wanted(count, &bits))
+    }
+
+    async fn send_piece(
+        &self,
+        stream: &TcpStream,
+        id: TaskId,
+        piece: PieceNumber,
+        turn: Option<Turn>,
+    ) -> Result<(), End> {
+        let found = match self.shared_task(&id) {
             Some(task) if task.check(piece).await => task.geometry().span(piece).map(|span| (task, span)),
             _ => None,
         };
@@ -212,8 +297,10 @@ impl Inner {
             return self.refuse(stream, ErrorCode::NotFound, "the piece is not here").await;
         };
         let _sending = Gauged::new(&self.metrics.sending);
-        let sent = timeout(self.config.piece_timeout, self.send(stream, &task, piece, span)).await;
-        match sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let sent = AtomicU64::new(0);
+        let sending = timeout(self.config.piece_timeout, self.send(stream, &task, piece, span, &sent));
+        let result = self.lend(turn, sending, &sent).await;
+        match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(()) => {
                 self.metrics.pieces.inc();
                 self.metrics.bytes.inc_by(span.len());
@@ -226,13 +313,38 @@ impl Inner {
         }
     }
 
+    /// Sends in a turn, and gives that to the next as soon as this child proves to be a slow reader.
+    async fn lend<T>(&self, mut turn: Option<Turn>, sending: impl Future<Output = T>, sent: &AtomicU64) -> T {
+        let mut sending = std::pin::pin!(sending);
+        let mut before = 0;
+        loop {
+            tokio::select! {
+                result = &mut sending => return result,
+                () = tokio::time::sleep(self.config.uplink.look), if turn.is_some() => {
+                    let now = sent.load(Ordering::Relaxed);
+                    if now - before < self.config.uplink.least {
+                        turn = None;
+                    }
+                    before = now;
+                }
+            }
+        }
+    }
+
     async fn refuse(&self, stream: &TcpStream, code: ErrorCode, text: &str) -> Result<(), End> {
         self.metrics.refused.inc();
         let frame = vortex::encode_error(fastrand::u8(..), code, text);
         Ok(send_all(stream, &frame, false, self.config.write_stall).await?)
     }
 
-    async fn send(&self, stream: &TcpStream, task: &StoredTask, piece: PieceNumber, span: ByteRange) -> io::Result<()> {
+    async fn send(
+        &self,
+        stream: &TcpStream,
+        task: &StoredTask,
+        piece: PieceNumber,
+        span: ByteRange,
+        sent: &AtomicU64,
+    ) -> io::Result<()> {
         let head = PieceHead {
             number: piece.0,
             offset: span.start(),
@@ -246,14 +358,23 @@ impl Inner {
         let stall = self.config.write_stall;
         send_all(stream, &vortex::encode_piece(fastrand::u8(..), &head), true, stall).await?;
         if let Some(file) = task.file() {
-            return send_file(stream, &file, span, stall).await;
+            return send_file(stream, &file, span, stall, sent).await;
         }
         let mut at = span.start();
         while let Some(some) = ByteRange::new(at, span.end().min(at + MAX_READ)).filter(|some| !some.is_empty()) {
             let bytes = task.read(some).await?;
             send_all(stream, &bytes, some.end() < span.end(), stall).await?;
             at = some.end();
+            sent.fetch_add(some.len(), Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+/// Waits until the child closes the connection. One that says something before it is answered is heard later.
+async fn hung_up(stream: &TcpStream) {
+    match stream.peek(&mut [0]).await {
+        Ok(0) | Err(_) => {}
+        Ok(_) => std::future::pending().await,
     }
 }

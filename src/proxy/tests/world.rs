@@ -84,7 +84,7 @@ impl SchedulerClient for Generous {
     async fn register(&self, _: Registration) -> Result<Conversation, SchedulerLost> {
         let (answers, from_scheduler) = mpsc::channel(1);
         let (reports, mut heard) = mpsc::channel(1);
-        answers.send(Granted::GoToSource).await.unwrap();
+        answers.send(Granted::GoToSource { pieces: None }).await.unwrap();
         tokio::spawn(async move {
             while heard.recv().await.is_some() {}
             drop(answers);

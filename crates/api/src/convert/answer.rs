@@ -1,7 +1,9 @@
 //! What a scheduler tells a registered peer.
 
+use std::ops::Range;
+
 use damselfly_core::swarm::{Answer, Origin, Registration};
-use damselfly_core::{Geometry, TaskId};
+use damselfly_core::{Geometry, MAX_PIECES, TaskId};
 
 use super::{MAX_LISTED, MAX_PARENTS, WireError, host, piece, register};
 use crate::common::Task;
@@ -30,7 +32,14 @@ impl Listener {
     pub fn messages(&self, answer: Answer) -> Vec<AnnouncePeerResponse> {
         match answer {
             Answer::Empty => one(Response::EmptyTaskResponse(EmptyTaskResponse {})),
-            Answer::GoToSource => one(Response::NeedBackToSourceResponse(NeedBackToSourceResponse::default())),
+            Answer::GoToSource { pieces } => {
+                let pieces = pieces.filter(|_| self.extended);
+                one(Response::NeedBackToSourceResponse(NeedBackToSourceResponse {
+                    description: None,
+                    first_piece: pieces.as_ref().map(|pieces| pieces.start),
+                    end_piece: pieces.map(|pieces| pieces.end),
+                }))
+            }
             Answer::Parents { offers, geometry, proven } => {
                 let task = self.task(geometry);
                 let parents = offers.into_iter().take(MAX_PARENTS).map(|offer| host::offer_to_wire(offer, &task));
@@ -90,13 +99,21 @@ pub const fn metadata_only() -> AnnouncePeerResponse {
 pub fn answer_from_wire(message: AnnouncePeerResponse) -> Result<Option<Answer>, WireError> {
     let answer = match message.response.ok_or(WireError::Missing("response"))? {
         Response::EmptyTaskResponse(_) => Answer::Empty,
-        Response::NeedBackToSourceResponse(_) => Answer::GoToSource,
+        Response::NeedBackToSourceResponse(go) => Answer::GoToSource { pieces: leased(go)? },
         Response::MetadataOnlyResponse(_) => return Ok(None),
         Response::Wait(_) => Answer::Wait,
         Response::Proofs(proofs) => Answer::Proofs(piece::list_from_wire(&proofs.numbers, &proofs.blake3)?),
         Response::NormalTaskResponse(parents) => parents_from_wire(&parents)?,
     };
     Ok(Some(answer))
+}
+
+fn leased(go: NeedBackToSourceResponse) -> Result<Option<Range<u32>>, WireError> {
+    match (go.first_piece, go.end_piece) {
+        (None, None) => Ok(None),
+        (Some(first), Some(end)) if first < end && end <= MAX_PIECES => Ok(Some(first..end)),
+        _ => Err(WireError::Invalid("first_piece")),
+    }
 }
 
 fn parents_from_wire(message: &NormalTaskResponse) -> Result<Answer, WireError> {

@@ -63,6 +63,9 @@ const EXTENSIONS: &str = "damselfly-extensions";
 /// The header of our scheduler's answer to `AnnounceHost` that tells one run of it from the next.
 const RUN: &str = "damselfly-run";
 
+/// The header of our answer to `SyncPieces` that says that pieces can be asked for by turns.
+const TURNS: &str = "damselfly-turns";
+
 /// A message that makes no sense, or more of it than we take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -91,6 +94,16 @@ pub fn mark_extended(headers: &mut MetadataMap) {
 /// Whether the headers of an `AnnouncePeer` answer say that the scheduler knows our extensions.
 pub fn is_extended(headers: &MetadataMap) -> bool {
     headers.get(EXTENSIONS).is_some_and(|value| value.as_bytes() == b"1")
+}
+
+/// Says, in the headers of a `SyncPieces` answer, that this parent serves by turns ([`crate::vortex`]).
+pub fn mark_turns(headers: &mut MetadataMap) {
+    headers.insert(TURNS, MetadataValue::from_static("1"));
+}
+
+/// Whether the headers of a `SyncPieces` answer say that the parent serves by turns.
+pub fn gives_turns(headers: &MetadataMap) -> bool {
+    headers.get(TURNS).is_some_and(|value| value.as_bytes() == b"1")
 }
 
 /// Names this run of the scheduler in the headers of an `AnnounceHost` answer. A host that sees another run than before

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use damselfly_core::swarm::{Answer, Registration, Report};
+use damselfly_core::swarm::{Answer, PieceFault, Registration, Report};
 use damselfly_core::{Geometry, PeerId};
 
 use super::{MAX_PARENTS, WireError, answer_from_wire, piece, report};
@@ -17,7 +17,8 @@ use crate::scheduler::{
     AnnouncePeerRequest, AnnouncePeerResponse, DownloadPeerBackToSourceFailedRequest,
     DownloadPeerBackToSourceFinishedRequest, DownloadPeerBackToSourceStartedRequest, DownloadPeerFailedRequest,
     DownloadPeerFinishedRequest, DownloadPeerStartedRequest, DownloadPieceBackToSourceFinishedRequest,
-    DownloadPieceFailedRequest, DownloadPieceFinishedRequest, ReschedulePeerRequest, SourceFailed, SourceOpened,
+    DownloadPieceFailedRequest, DownloadPieceFinishedRequest, LeaseDeclined, PieceLate, ReschedulePeerRequest,
+    SourceFailed, SourceOpened, SourceProgress,
 };
 
 /// What a scheduler's message means, and what the ceremony wants to be said in return.
@@ -76,7 +77,7 @@ impl Voice {
                 self.geometry = self.geometry.or(*geometry);
                 Some(self.wrap(Request::DownloadPeerStartedRequest(DownloadPeerStartedRequest {})))
             }
-            Some(Answer::GoToSource) => self.start_sourcing(),
+            Some(Answer::GoToSource { .. }) => self.start_sourcing(),
             _ => None,
         };
         Ok(Heard { answer, reply })
@@ -102,6 +103,8 @@ impl Voice {
                 let finished = DownloadPieceBackToSourceFinishedRequest { piece };
                 Some(Request::DownloadPieceBackToSourceFinishedRequest(finished))
             }
+            // A plain scheduler would take a slow parent for one that is gone.
+            Report::PieceFailed { fault: PieceFault::Slow, .. } if !self.extended => None,
             Report::PieceFailed { piece, parent, fault } => {
                 Some(Request::DownloadPieceFailedRequest(DownloadPieceFailedRequest {
                     piece_number: Some(piece.0),
@@ -111,6 +114,13 @@ impl Voice {
                 }))
             }
             Report::Reschedule { failed } => Some(self.reschedule(&failed)),
+            // Only our scheduler leases runs of pieces.
+            Report::SourceProgress if self.extended => Some(Request::SourceProgress(SourceProgress {})),
+            Report::Late { piece } if self.extended => Some(Request::PieceLate(PieceLate { piece_number: piece.0 })),
+            Report::Declined { piece } if self.extended => {
+                Some(Request::LeaseDeclined(LeaseDeclined { piece_number: piece.0 }))
+            }
+            Report::SourceProgress | Report::Late { .. } | Report::Declined { .. } => None,
             Report::SourceFailed if self.extended => Some(Request::SourceFailed(SourceFailed {})),
             // To a plain scheduler this is the end: it knows no way back from the source to parents.
             Report::SourceFailed => {

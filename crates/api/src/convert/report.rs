@@ -54,6 +54,9 @@ pub fn peer_says(message: AnnouncePeerRequest) -> Result<PeerSays, WireError> {
             Report::SourceOpened(cut.ok_or(WireError::Missing("piece_length"))?)
         }
         Request::SourceFailed(_) => Report::SourceFailed,
+        Request::SourceProgress(_) => Report::SourceProgress,
+        Request::PieceLate(late) => Report::Late { piece: piece::number(late.piece_number)? },
+        Request::LeaseDeclined(declined) => Report::Declined { piece: piece::number(declined.piece_number)? },
     };
     Ok(PeerSays::Report(report))
 }
@@ -78,6 +81,7 @@ fn piece_failed(said: DownloadPieceFailedRequest) -> Result<Report, WireError> {
         scheduler::PieceFault::Bad => PieceFault::Bad,
         scheduler::PieceFault::Stalled => PieceFault::Stalled,
         scheduler::PieceFault::Missing => PieceFault::Missing,
+        scheduler::PieceFault::Slow => PieceFault::Slow,
         // A plain peer does not say.
         scheduler::PieceFault::Gone | scheduler::PieceFault::Unsaid => PieceFault::Gone,
     };
@@ -93,5 +97,6 @@ pub(super) const fn fault_to_wire(fault: PieceFault) -> scheduler::PieceFault {
         PieceFault::Stalled => scheduler::PieceFault::Stalled,
         PieceFault::Gone => scheduler::PieceFault::Gone,
         PieceFault::Missing => scheduler::PieceFault::Missing,
+        PieceFault::Slow => scheduler::PieceFault::Slow,
     }
 }

@@ -95,7 +95,8 @@ pub(super) fn report() -> impl Strategy<Value = Report> {
         Just(PieceFault::Bad),
         Just(PieceFault::Stalled),
         Just(PieceFault::Gone),
-        Just(PieceFault::Missing)
+        Just(PieceFault::Missing),
+        Just(PieceFault::Slow)
     ];
     let digest =
         (any::<u32>(), any::<[u8; 32]>()).prop_map(|(crc32, bytes)| PieceDigest { crc32, blake3: Blake3(bytes) });
@@ -109,6 +110,9 @@ pub(super) fn report() -> impl Strategy<Value = Report> {
         (piece(), peer_id(), fault).prop_map(|(piece, parent, fault)| Report::PieceFailed { piece, parent, fault }),
         vec(peer_id(), 0..9).prop_map(|failed| Report::Reschedule { failed }),
         Just(Report::SourceFailed),
+        Just(Report::SourceProgress),
+        piece().prop_map(|piece| Report::Late { piece }),
+        piece().prop_map(|piece| Report::Declined { piece }),
         Just(Report::Finished),
         Just(Report::Failed),
     ]
@@ -120,7 +124,8 @@ pub(super) fn answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         Just(Answer::Wait),
         Just(Answer::Empty),
-        Just(Answer::GoToSource),
+        of((0u32..99, 1u32..99))
+            .prop_map(|run| Answer::GoToSource { pieces: run.map(|(first, many)| first..first + many) }),
         vec((piece(), any::<[u8; 32]>().prop_map(Blake3)), 1..9).prop_map(Answer::Proofs),
         (vec(offer, 0..9), of(geometry()), any::<bool>()).prop_map(|(offers, geometry, proven)| Answer::Parents {
             offers,

@@ -145,7 +145,7 @@ fn a_plain_peer_hears_nothing_of_ours() {
     let plain = Listener::of(&registration(false));
     assert_eq!(plain.messages(Answer::Wait), []);
     assert_eq!(plain.messages(Answer::Proofs(vec![(PieceNumber(0), Blake3([1; 32]))])), []);
-    assert_eq!(plain.messages(Answer::GoToSource).len(), 1);
+    assert_eq!(plain.messages(Answer::GoToSource { pieces: None }).len(), 1);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_plain_scheduler_hears_the_whole_ceremony_and_nothing_of_ours() {
 
 #[test]
 fn the_end_is_said_as_the_plain_protocol_wants_it() {
-    let go = Listener::of(&registration(true)).messages(Answer::GoToSource).remove(0);
+    let go = Listener::of(&registration(true)).messages(Answer::GoToSource { pieces: None }).remove(0);
     for (sourcing, report, want) in [
         (false, Report::Finished, "DownloadPeerFinishedRequest"),
         (false, Report::Failed, "DownloadPeerFailedRequest"),

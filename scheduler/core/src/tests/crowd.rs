@@ -1,60 +1,49 @@
-//! A crowd on one cold task: how it spreads, in rounds of one piece time.
+//! A crowd on one cold task: how wide the mesh is that it makes.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
-use damselfly_core::swarm::{Answer, Registration, Report};
-use damselfly_core::{HostId, Moment, PeerId, PieceNumber};
+use damselfly_core::swarm::{Answer, HostInfo, Registration, Report};
+use damselfly_core::{HostId, Moment, PeerId};
 
-use super::world::{digest, geometry, host_info, registration};
+use super::world::{geometry, host_info, registration};
 use crate::{Config, Core, Event, Output};
 
 const CROWD: usize = 2000;
 
-/// What everybody was told since the last look: parents, by peer; and who was sent to the source.
-fn drain(core: &mut Core, parents: &mut BTreeMap<PeerId, Vec<PeerId>>, source: &mut Vec<PeerId>) {
-    while let Some(output) = core.poll() {
-        match output {
-            Output::Answer(peer, Answer::Parents { offers, .. }) => {
-                parents.insert(peer, offers.into_iter().map(|offer| offer.peer).collect());
-            }
-            Output::Answer(peer, Answer::GoToSource) => source.push(peer),
-            _ => {}
-        }
-    }
-}
-
 #[test]
-fn first_copies_multiply_and_the_source_is_asked_once() {
-    let mut core = Core::new(Config { children_per_task: 3, ..Config::default() }, 3);
-    let (mut parents, mut source) = (BTreeMap::new(), Vec::new());
-    let mut now = Moment::START;
+fn everybody_is_a_few_steps_from_everybody() {
+    let mut core = Core::new(Config { uncut_lease: 0, ..Config::default() }, 3);
+    let mut parents: BTreeMap<PeerId, Vec<PeerId>> = BTreeMap::new();
+    let mut sent = BTreeSet::new();
     for number in 0..CROWD {
         let name = format!("h{number}");
-        core.handle(now, Event::HostAnnounced(host_info(&name)));
+        let now = Moment::START;
+        core.handle(now, Event::HostAnnounced(HostInfo { upload_slots: 50, ..host_info(&name) }));
         let register = Registration { host: HostId::from(name.as_str()), ..registration(&name) };
         core.handle(now, Event::Register(register));
-    }
-    drain(&mut core, &mut parents, &mut source);
-    let [first] = source.as_slice() else { panic!("one peer goes to the source: {source:?}") };
-    let first = first.clone();
-    core.handle(now, Event::Report(first.clone(), Report::SourceOpened(geometry())));
-    let piece = |parent| Report::PieceFinished { piece: PieceNumber(0), parent, digest: digest(0) };
-    core.handle(now, Event::Report(first, piece(None)));
-    let mut rounds = 0;
-    let mut holders = 1;
-    while holders < CROWD {
-        drain(&mut core, &mut parents, &mut source);
-        let woken = std::mem::take(&mut parents);
-        assert!(!woken.is_empty(), "nobody is woken while {holders} of {CROWD} have a piece");
-        for (peer, parents) in woken {
-            core.handle(now, Event::Report(peer, piece(parents.first().cloned())));
-            holders += 1;
+        core.handle(now, Event::Report(super::world::peer("h0"), Report::SourceOpened(geometry())));
+        while let Some(output) = core.poll() {
+            match output {
+                Output::Answer(peer, Answer::Parents { offers, .. }) => {
+                    parents.insert(peer, offers.into_iter().map(|offer| offer.peer).collect());
+                }
+                Output::Answer(peer, Answer::GoToSource { .. }) => drop(sent.insert(peer)),
+                _ => {}
+            }
         }
-        rounds += 1;
-        now = now + Duration::from_millis(100);
     }
-    assert_eq!(source.len(), 1);
-    // Every holder has three slots: at best the holders are four times as many after every round.
-    assert!((6..=9).contains(&rounds), "{rounds} rounds");
+    assert_eq!(sent.len(), 2, "nothing is known of the source yet");
+    // A piece at the first goes to whoever has it as parent, and on: how many steps until all have it?
+    let mut have: BTreeSet<PeerId> = [super::world::peer("h0")].into();
+    let mut steps = 0;
+    while have.len() < CROWD {
+        let before = have.len();
+        let next = parents.iter().filter(|(_, parents)| parents.iter().any(|parent| have.contains(parent)));
+        have = have.iter().cloned().chain(next.map(|(peer, _)| peer.clone())).collect();
+        assert!(have.len() > before, "{} of {CROWD} can have it", before);
+        steps += 1;
+    }
+    assert!(steps <= 6, "{steps} steps");
+    let least = parents.values().map(Vec::len).min();
+    assert!(least >= Some(5), "{least:?} parents");
 }

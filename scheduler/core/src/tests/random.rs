@@ -58,10 +58,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (named(), prop::bool::weighted(0.1)).prop_map(|(peer, odd)| Step::Opened { peer, odd }),
         8 => (named(), prop::option::of(named()), piece.clone(), prop::bool::weighted(0.1))
             .prop_map(|(peer, parent, piece, lie)| Step::Piece { peer, parent, piece, lie }),
-        4 => (named(), prop::option::of(named()), piece, 0u8..4)
+        4 => (named(), prop::option::of(named()), piece, 0u8..5)
             .prop_map(|(peer, parent, piece, fault)| Step::PieceFailed { peer, parent, piece, fault }),
         4 => (named(), any::<bool>()).prop_map(|(peer, all)| Step::Reschedule { peer, all }),
-        4 => (named(), 0u8..4).prop_map(|(peer, what)| Step::Simple { peer, what }),
+        6 => (named(), 0u8..7).prop_map(|(peer, what)| Step::Simple { peer, what }),
         1 => (0..TASKS).prop_map(|task| Step::Delete { task }),
         1 => Just(Step::RefuseSeeds),
         4 => prop_oneof![0u64..100, 1000u64..40_000, Just(1_000_000)].prop_map(|millis| Step::Pass { millis }),
@@ -87,7 +87,8 @@ struct Talk {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let config = Config { max_tasks: 2, max_peers: 12, max_hosts: 6, max_failed: 3, ..Config::default() };
+        let config =
+            Config { max_tasks: 2, max_peers: 12, max_hosts: 6, max_failed: 3, uncut_lease: 0, ..Config::default() };
         Self { core: Core::new(config, seed), now: Moment::START, talking: BTreeMap::new(), seeds: Vec::new() }
     }
 
@@ -121,7 +122,7 @@ impl Run {
                 talk.proofs.extend(proofs.into_iter().map(|(piece, _)| piece));
             }
             Answer::Parents { offers, .. } => talk.parents = offers.into_iter().map(|offer| offer.peer).collect(),
-            Answer::Empty | Answer::GoToSource => talk.parents.clear(),
+            Answer::Empty | Answer::GoToSource { .. } => {}
         }
         assert!(talk.extended || talk.answers <= self.core.config().plain_answers);
     }
@@ -171,7 +172,8 @@ impl Run {
                 self.report(peer, Report::PieceFinished { piece: PieceNumber(piece), parent, digest });
             }
             Step::PieceFailed { peer, parent, piece, fault } => {
-                let faults = [PieceFault::Bad, PieceFault::Stalled, PieceFault::Gone, PieceFault::Missing];
+                let faults =
+                    [PieceFault::Bad, PieceFault::Stalled, PieceFault::Gone, PieceFault::Missing, PieceFault::Slow];
                 let parent = self.parent_of(peer, parent).unwrap_or_else(|| id((0, 0, 0)));
                 let fault = faults[fault as usize];
                 self.report(peer, Report::PieceFailed { piece: PieceNumber(piece), parent, fault });
@@ -184,6 +186,9 @@ impl Run {
                 0 => self.report(peer, Report::SourceFailed),
                 1 => self.report(peer, Report::Finished),
                 2 => self.report(peer, Report::Failed),
+                3 => self.report(peer, Report::SourceProgress),
+                4 => self.report(peer, Report::Late { piece: PieceNumber(u32::from(peer.0)) }),
+                5 => self.report(peer, Report::Declined { piece: PieceNumber(u32::from(peer.0)) }),
                 _ if self.talking.remove(&id(peer)).is_some() => self.event(Event::PeerGone(id(peer))),
                 _ => {}
             },

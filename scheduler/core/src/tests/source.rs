@@ -2,94 +2,247 @@
 
 use std::time::Duration;
 
-use damselfly_core::Geometry;
-use damselfly_core::swarm::{HostInfo, PieceFault, Registration, Report, SourceWish};
+use damselfly_core::swarm::{Registration, Report, SourceWish};
+use damselfly_core::{Geometry, PieceNumber};
 
-use super::world::{Told, World, geometry, host, host_info, parents, peer, registration, task, told};
+use super::world::{PIECES, Told, World, geometry, host, parents, peer, registration, task, told};
 use crate::{Config, Event, Fact};
 
+/// Who holds the lease of what, by name.
+fn leases(world: &World) -> Vec<(String, u32, u32)> {
+    let view = world.core.task(&task()).unwrap();
+    let named = |(peer, run): (damselfly_core::PeerId, std::ops::Range<u32>)| {
+        (peer.as_str().trim_start_matches("peer-").to_owned(), run.start, run.end)
+    };
+    let mut leases: Vec<_> = view.leases.into_iter().map(named).collect();
+    leases.sort_by_key(|(_, first, _)| *first);
+    leases
+}
+
+fn lease(name: &str, first: u32, end: u32) -> (String, u32, u32) {
+    (name.to_owned(), first, end)
+}
+
+/// `a` has opened the source; the lease of the first half is its own, that of the second somebody else's.
+fn opened(others: &[&str]) -> (World, String) {
+    let mut world = World::with_hosts(&["a"]);
+    others.iter().for_each(|name| drop(world.announce(super::world::host_info(name))));
+    world.register("a");
+    others.iter().for_each(|name| drop(world.register(name)));
+    world.opened("a");
+    let second = leases(&world).last().unwrap().0.clone();
+    (world, second)
+}
+
 #[test]
-fn the_first_reads_the_source_and_the_others_wait() {
+fn one_that_is_alone_reads_everything() {
+    let mut world = World::with_hosts(&["a"]);
+    assert_eq!(world.register("a"), [told("a", Told::Source)]);
+    assert_eq!(world.opened("a"), []);
+    assert_eq!(leases(&world), [lease("a", 0, PIECES)]);
+    (0..PIECES).for_each(|piece| drop(world.piece("a", piece, None)));
+    assert_eq!(leases(&world), []);
+}
+
+#[test]
+fn two_read_different_pieces_and_all_follow_each_other() {
     let mut world = World::with_hosts(&["a", "b", "c"]);
     assert_eq!(world.register("a"), [told("a", Told::Source)]);
-    assert_eq!(world.register("b"), [told("b", Told::Wait)]);
+    assert_eq!(world.register("b"), [told("b", Told::Wait)], "nobody knows yet how the content is cut");
     assert_eq!(world.register("c"), [told("c", Told::Wait)]);
-    assert_eq!(world.opened("a"), [], "nobody has anything yet");
-    let woken = world.piece("a", 0, None);
-    assert_eq!(
-        woken,
-        [
-            told("b", Told::Proofs(vec![0])),
-            told("b", parents(&["a"])),
-            told("c", Told::Proofs(vec![0])),
-            told("c", parents(&["a"])),
-        ]
-    );
+    let answers = world.opened("a");
+    let second = leases(&world)[1].0.clone();
+    assert_eq!(leases(&world), [lease("a", 0, 4), lease(&second, 4, 8)]);
+    assert!(answers.contains(&told("a", Told::Run(0, 4))), "its lease is cut: {answers:?}");
+    assert!(answers.contains(&told(&second, Told::Run(4, 8))), "{answers:?}");
+    for name in ["a", "b", "c"] {
+        let parents = |(to, what): &(String, Told)| to == name && matches!(what, Told::Parents(..));
+        assert!(answers.iter().any(parents), "{name} follows the others, who will have something: {answers:?}");
+    }
+    assert_eq!(world.core.counts().waiting, 0);
+}
+
+#[test]
+fn a_reader_that_is_done_with_its_run_gets_what_is_left() {
+    let geometry = Geometry::new(100, 1).unwrap();
+    let mut world = World::with_hosts(&["a", "b"]);
+    world.register("a");
+    world.register("b");
+    world.report("a", Report::SourceOpened(geometry));
+    assert_eq!(leases(&world), [lease("a", 0, 4), lease("b", 4, 8)]);
+    world.now = world.now + Duration::from_millis(500);
+    let answers: Vec<_> = (0..4).flat_map(|piece| world.piece("a", piece, None)).collect();
+    // Its pieces took it no time but the first: runs are longer now.
+    assert!(answers.iter().any(|(to, what)| to == "a" && matches!(what, Told::Run(8, 10..))), "{answers:?}");
+}
+
+#[test]
+fn more_read_at_a_time_where_the_source_bears_it() {
+    let names: Vec<String> = (0..20).map(|number| format!("h{number}")).collect();
+    for (took, expected) in [(Duration::from_millis(100), Config::default().max_leases), (Duration::from_secs(10), 2)] {
+        let mut world = World::with_hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        names.iter().for_each(|name| drop(world.register(name)));
+        world.report("h0", Report::SourceOpened(Geometry::new(500, 1).unwrap()));
+        assert_eq!(leases(&world).len(), 2, "nothing is known of the source");
+        let second = leases(&world)[1].0.clone();
+        for step in 1..=10 {
+            world.now = world.now + took / 10;
+            world.report("h0", Report::SourceProgress);
+            world.report(&second, Report::SourceProgress);
+            if step == 10 {
+                world.piece("h0", 0, None);
+                world.piece(&second, 4, None);
+            }
+        }
+        assert_eq!(leases(&world).len(), expected, "{took:?} a piece");
+    }
 }
 
 #[test]
 fn a_lease_passes_on_when_its_holder_is_lost() {
     type Loss = fn(&mut World) -> Vec<(String, Told)>;
-    let ended = Some(told("a", Told::End));
-    let losses: [(&str, Loss, Option<_>); 5] = [
-        ("it left", |world| world.event(Event::PeerGone(peer("a"))), None),
-        ("it failed", |world| world.report("a", Report::Failed), ended.clone()),
-        ("its host left", |world| world.event(Event::HostLeft(host("a"))), ended),
-        ("the source failed it", |world| world.report("a", Report::SourceFailed), None),
-        ("it fell silent", |world| world.pass(Config::default().lease_time), None),
+    let losses: [(&str, Loss); 6] = [
+        ("it left", |world| world.event(Event::PeerGone(peer("a")))),
+        ("it failed", |world| world.report("a", Report::Failed)),
+        ("its host left", |world| world.event(Event::HostLeft(host("a")))),
+        ("the source failed it", |world| world.report("a", Report::SourceFailed)),
+        ("it gave it back", |world| world.report("a", Report::Declined { piece: PieceNumber(0) })),
+        ("it fell silent", |world| {
+            world.now = world.now + Config::default().lease_time;
+            let second = leases(world)[1].0.clone();
+            let mut told = world.report(&second, Report::SourceProgress);
+            told.extend(world.event(Event::Timer));
+            told
+        }),
     ];
-    for (why, lose, also) in losses {
-        let mut world = World::with_hosts(&["a", "b", "c"]);
-        for name in ["a", "b", "c"] {
-            world.register(name);
-        }
-        let expected: Vec<_> = also.into_iter().chain([told("b", Told::Source)]).collect();
-        assert_eq!(lose(&mut world), expected, "{why}");
-        assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")), "{why}");
+    for (why, lose) in losses {
+        let (mut world, second) = opened(&["b", "c"]);
+        let third = if second == "b" { "c" } else { "b" };
+        let answers = lose(&mut world);
+        assert!(answers.contains(&told(third, Told::Run(0, 4))), "{why}: {answers:?}");
+        assert_eq!(leases(&world), [lease(third, 0, 4), lease(&second, 4, 8)], "{why}");
     }
 }
 
 #[test]
-fn signs_of_progress_keep_a_lease() {
-    let mut world = World::with_hosts(&["a", "b"]);
-    world.register("a");
-    world.register("b");
-    let almost = Config::default().lease_time - Duration::from_millis(1);
-    assert_eq!(world.pass(almost), []);
-    world.opened("a");
-    assert_eq!(world.pass(almost), []);
-    world.piece("a", 0, None);
-    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("a")));
-    // Large pieces take long from a slow source.
-    let mut world = World::with_hosts(&["a", "b"]);
-    world.register("a");
-    world.register("b");
-    world.report("a", Report::SourceOpened(Geometry::new(1 << 30, 64 << 20).unwrap()));
-    assert_eq!(world.pass(almost + Duration::from_secs(200)), []);
-    assert_eq!(world.pass(Duration::from_secs(100)), [told("b", Told::Source)]);
+fn a_holder_that_is_slow_beside_the_others_loses_what_it_has_not_read() {
+    let (mut world, second) = opened(&["b", "c", "d", "e"]);
+    // The second needs a tenth of a second for a piece, the first trickles.
+    for piece in 4..8 {
+        world.now = world.now + Duration::from_millis(100);
+        world.report("a", Report::SourceProgress);
+        world.piece(&second, piece, None);
+    }
+    let mut answers = Vec::new();
+    for _ in 0..25 {
+        answers.extend(world.pass(Duration::from_millis(100)));
+        world.report("a", Report::SourceProgress);
+    }
+    assert!(world.facts.contains(&Fact::LeaseLost));
+    let heir = answers.iter().find(|(_, what)| matches!(what, Told::Run(0, _)));
+    assert!(heir.is_some_and(|(name, _)| name != "a"), "{answers:?}");
 }
 
 #[test]
-fn a_reader_that_was_only_slow_goes_on_without_being_told() {
-    let mut world = World::with_hosts(&["a"]);
+fn signs_of_progress_keep_a_lease() {
+    let (mut world, second) = opened(&["b"]);
+    for _ in 0..5 {
+        assert_eq!(world.pass(Config::default().lease_time - Duration::from_millis(1)), []);
+        world.report("a", Report::SourceProgress);
+        world.report(&second, Report::SourceProgress);
+    }
+    assert_eq!(leases(&world), [lease("a", 0, 4), lease(&second, 4, 8)]);
+    assert!(!world.facts.contains(&Fact::LeaseLost));
+}
+
+#[test]
+fn a_source_that_is_silent_for_everybody_is_not_asked_by_the_whole_herd() {
+    let names: Vec<String> = (0..40).map(|number| format!("h{number}")).collect();
+    let mut world = World::with_hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    names.iter().for_each(|name| drop(world.register(name)));
+    world.opened("h0");
+    world.pass(Duration::from_secs(60));
+    let granted = world.facts.iter().filter(|fact| **fact == Fact::SourceGranted).count();
+    assert!(granted <= 12, "{granted} were sent there in a minute");
+}
+
+#[test]
+fn a_piece_that_a_reader_waits_for_is_offered_promised_or_leased() {
+    let late = |piece| Report::Late { piece: PieceNumber(piece) };
+    let (mut world, second) = opened(&["b", "c"]);
+    let third = if second == "b" { "c" } else { "b" };
+    world.now = world.now + Duration::from_secs(2);
+    world.report("a", Report::SourceProgress);
+    assert_eq!(world.report(third, late(0)), [told(third, Told::Wait)], "a gets on with it");
+    // a is heard of no more; nobody has taken its lease yet.
+    world.now = world.now + Config::default().lease_time;
+    let answers = world.report(third, late(0));
+    assert!(answers.contains(&told(third, Told::Run(0, 1))), "{answers:?}");
+    // One that has what is wanted is offered, though the hand is full.
+    let mut world = World::new(Config { max_parents: 1, ..Config::default() });
+    ["a", "b", "c"].into_iter().for_each(|name| drop(world.announce(super::world::host_info(name))));
+    world.holds("a", [0]);
+    world.register("b");
+    world.holds("c", [5]);
+    let answers = world.report("b", late(5));
+    assert!(answers.iter().any(|(to, what)| to == "b" && matches!(what, Told::Parents(names, _) if names[0] == "c")));
+}
+
+#[test]
+fn a_short_lease_is_cut_only_for_one_who_waits_for_a_piece_of_it() {
+    let mut world = World::new(Config::default());
+    ["a", "b"].into_iter().for_each(|name| drop(world.announce(super::world::host_info(name))));
     world.register("a");
+    world.register("b");
     world.opened("a");
-    assert_eq!(world.pass(Duration::from_secs(60)), []);
-    assert_eq!(world.core.counts().waiting, 1);
-    assert_eq!(world.piece("a", 0, None), []);
-    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("a")));
+    assert_eq!(leases(&world), [lease("a", 0, 8)]);
+    let answers = world.report("b", Report::Late { piece: PieceNumber(3) });
+    assert!(
+        answers.contains(&told("a", Told::Run(0, 3))) && answers.contains(&told("b", Told::Run(3, 7))),
+        "{answers:?}"
+    );
 }
 
 #[test]
 fn who_wants_the_source_now_gets_it_unless_somebody_brings_it() {
     let mut world = World::with_hosts(&["a", "b", "c"]);
     world.register("a");
-    assert_eq!(world.register_as("b", SourceWish::Wanted, true), [told("b", Told::Source)]);
-    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("a")), "there is one lease");
+    assert_eq!(world.register_as("b", SourceWish::Wanted, true), [told("b", Told::Source)], "beside the first");
     world.opened("a");
-    assert_eq!(world.register_as("c", SourceWish::Wanted, true), [told("c", Told::Wait)]);
-    assert_eq!(world.event(Event::PeerGone(peer("a"))), [], "who reads already inherits the lease");
-    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")));
+    world.report("a", Report::SourceProgress);
+    let answers = world.register_as("c", SourceWish::Wanted, true);
+    assert!(!answers.iter().any(|(to, what)| to == "c" && *what == Told::Source), "{answers:?}");
+}
+
+#[test]
+fn one_that_reads_without_a_lease_is_given_one_or_called_back() {
+    let (mut world, second) = opened(&["b", "c"]);
+    let third = if second == "b" { "c" } else { "b" };
+    world.opened(third);
+    assert_eq!(world.core.counts().sourcing, 3);
+    // It reads already: the next lease that is free is its own.
+    world.event(Event::PeerGone(peer("a")));
+    assert_eq!(leases(&world)[0].0, third);
+}
+
+#[test]
+fn the_lease_holder_that_registers_again_keeps_it() {
+    let (mut world, second) = opened(&["b"]);
+    world.piece("a", 0, None);
+    let answers = world.register("a");
+    assert!(answers.contains(&told("a", Told::Run(1, 4))), "{answers:?}");
+    assert_eq!(leases(&world), [lease("a", 1, 4), lease(&second, 4, 8)]);
+}
+
+#[test]
+fn nobody_is_sent_to_the_source_for_what_the_holders_have_together() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.holds("b", 4..8);
+    world.holds("a", 0..4);
+    world.register("c");
+    assert_eq!(leases(&world), []);
+    let answers = world.event(Event::HostLeft(host("b")));
+    assert!(answers.contains(&told("c", Told::Run(4, 8))), "half of it is gone: {answers:?}");
 }
 
 #[test]
@@ -111,24 +264,16 @@ fn who_the_source_failed_is_not_sent_back_until_it_asks() {
 }
 
 #[test]
-fn the_lease_holder_that_registers_again_keeps_it() {
-    let mut world = World::with_hosts(&["a", "b"]);
-    world.register("a");
-    world.register("b");
-    assert_eq!(world.register("a"), [told("a", Told::Source)]);
-    assert_eq!(world.core.counts().sourcing, 1);
-}
-
-#[test]
 fn a_seed_comes_first() {
     let mut world = World::with_hosts(&["a", "seed1", "b"]);
     assert_eq!(world.register("a"), [told("a", Told::Wait)]);
     assert_eq!(world.register("b"), [told("b", Told::Wait)]);
     assert_eq!(world.triggered, [host("seed1")], "it is asked once");
     assert_eq!(world.register_as("seed1", SourceWish::Wanted, true), [told("seed1", Told::Source)]);
-    assert_eq!(world.pass(Duration::from_secs(10)), [], "it came in time");
+    assert_eq!(world.pass(Duration::from_secs(2)), [], "it came in time");
     world.opened("seed1");
-    assert_eq!(world.piece("seed1", 0, None).len(), 4);
+    let answers = world.piece("seed1", 0, None);
+    assert!(answers.iter().all(|(_, what)| !matches!(what, Told::Source | Told::Run(..))), "while the seed reads");
 }
 
 #[test]
@@ -170,7 +315,7 @@ fn an_empty_content_is_said_to_be_empty() {
     let mut world = World::with_hosts(&["a", "b", "c"]);
     world.register("a");
     world.register("b");
-    assert_eq!(world.report("a", Report::SourceOpened(empty)), [told("b", Told::Empty)]);
+    assert!(world.report("a", Report::SourceOpened(empty)).contains(&told("b", Told::Empty)));
     let knows = Registration { geometry: Some(empty), ..registration("c") };
     assert_eq!(world.event(Event::Register(knows)), [told("c", Told::Empty)]);
     assert_eq!(world.report("c", Report::Finished), [told("c", Told::End)]);
@@ -186,117 +331,6 @@ fn who_cuts_differently_shares_nothing() {
     assert_eq!(world.event(Event::Register(odd)), [told("b", Told::Source)]);
     world.piece("b", 3, None);
     assert!(world.facts.contains(&Fact::GeometryConflict));
-    assert_eq!(world.register("c").last(), Some(&told("c", parents(&["a"]))));
+    assert!(world.register("c").contains(&told("c", parents(&["a"]))));
     assert_eq!(world.core.task(&task()).unwrap().geometry, Some(geometry()));
-}
-
-#[test]
-fn a_reader_of_the_source_that_serves_wrong_bytes_loses_its_children_and_goes_on_for_itself() {
-    let mut world = World::with_hosts(&["a", "b", "c"]);
-    world.register("a");
-    world.opened("a");
-    world.piece("a", 0, None);
-    world.register("b");
-    world.register("c");
-    world.piece("c", 0, Some("a"));
-    // b had wrong bytes from a: c, who has the piece, is offered instead.
-    let answers = world.piece_failed("b", "a", PieceFault::Bad);
-    assert!(answers.contains(&told("b", parents(&["c"]))), "{answers:?}");
-    assert!(world.facts.contains(&Fact::IsolatedForTask));
-    assert_eq!(world.core.counts().sourcing, 1, "a goes on reading for itself");
-}
-
-#[test]
-fn who_reads_the_source_beside_a_lease_that_gets_on_is_offered_parents_and_leaves() {
-    let mut world = World::with_hosts(&["a", "b", "c"]);
-    for name in ["a", "b", "c"] {
-        world.register(name);
-    }
-    world.opened("a");
-    assert_eq!(world.opened("b"), [], "it was not sent there");
-    assert_eq!(world.core.counts().sourcing, 2);
-    let answers = world.piece("a", 0, None);
-    assert!(answers.contains(&told("b", parents(&["a"]))), "{answers:?}");
-    assert_eq!(world.core.counts().sourcing, 1, "b is taken to leave the source for them");
-    world.piece("b", 0, None);
-    assert_eq!(world.core.counts().sourcing, 1, "what it was in the middle of changes nothing");
-}
-
-#[test]
-fn of_those_who_read_the_source_the_first_to_get_on_has_the_lease() {
-    let mut world = World::with_hosts(&["a", "b", "c"]);
-    world.register("a");
-    assert_eq!(world.register_as("b", SourceWish::Wanted, true), [told("b", Told::Source)]);
-    world.opened("b");
-    assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")));
-    assert_eq!(world.register_as("c", SourceWish::Wanted, true), [told("c", Told::Wait)]);
-    let answers = world.piece("b", 0, None);
-    assert!(answers.contains(&told("a", parents(&["b"]))), "a came first and is called back: {answers:?}");
-}
-
-#[test]
-fn a_few_may_read_the_source_beside_a_lease_that_brings_nothing() {
-    let names: Vec<String> = (0..40).map(|number| format!("h{number}")).collect();
-    let mut world = World::with_hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    names.iter().for_each(|name| drop(world.register(name)));
-    for name in &names[1..] {
-        world.register_as(name, SourceWish::Wanted, true);
-    }
-    assert_eq!(world.core.counts().sourcing, 1 + 1 + 5, "one more than the crowd's logarithm beside the holder");
-}
-
-#[test]
-fn a_holder_of_the_lease_that_is_done_with_a_part_passes_it_on_at_once() {
-    type Leave = fn(&mut World) -> Vec<(String, Told)>;
-    let ways: [(&str, Leave); 3] = [
-        ("finished", |world| world.report("a", Report::Finished)),
-        ("nothing more to read", |world| world.reschedule("a", &[])),
-        ("gone", |world| world.event(Event::PeerGone(peer("a")))),
-    ];
-    for (why, leave) in ways {
-        let mut world = World::with_hosts(&["a", "b", "c"]);
-        world.register("a");
-        world.opened("a");
-        world.piece("a", 0, None);
-        world.piece("a", 1, None);
-        world.register("b");
-        world.register("c");
-        world.piece("b", 0, Some("a"));
-        let answers = leave(&mut world);
-        assert!(
-            answers.contains(&told("b", Told::Source)),
-            "{why}: b, which has most, though nobody waits: {answers:?}"
-        );
-        assert_eq!(world.core.task(&task()).unwrap().lease, Some(peer("b")), "{why}");
-    }
-}
-
-#[test]
-fn nobody_is_sent_to_the_source_for_what_the_holders_have_together() {
-    let mut world = World::with_hosts(&["a", "b", "c"]);
-    world.holds("b", 4..8);
-    world.register("c");
-    world.holds("a", 0..4);
-    assert_eq!(world.reschedule("c", &[]).len(), 2, "the other one, too");
-    let answers = world.event(Event::HostLeft(host("b")));
-    assert!(answers.contains(&told("c", Told::Source)), "half of it is gone: {answers:?}");
-}
-
-#[test]
-fn who_reads_the_source_beside_the_lease_is_given_the_slot_of_a_child_that_has_several_parents() {
-    let mut world = World::with_hosts(&["a", "d", "e", "x"]);
-    world.announce(HostInfo { upload_slots: 1, ..host_info("a") });
-    world.register("a");
-    world.opened("a");
-    world.piece("a", 0, None);
-    world.register("d");
-    world.holds("e", [1]);
-    let answers = world.pass(Duration::from_secs(3));
-    assert!(answers.contains(&told("d", parents(&["e", "a"]))), "{answers:?}");
-    world.announce(HostInfo { upload_slots: 1, ..host_info("e") });
-    assert_eq!(world.register("x"), [told("x", Told::Wait)], "every slot is taken");
-    assert_eq!(world.opened("x"), []);
-    let answers = world.piece("x", 0, None);
-    assert!(answers.contains(&told("d", parents(&["e"]))), "{answers:?}");
-    assert!(answers.contains(&told("x", parents(&["a"]))), "{answers:?}");
 }

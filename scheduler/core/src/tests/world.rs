@@ -68,7 +68,10 @@ pub(super) fn held(pieces: impl IntoIterator<Item = u32>) -> Held {
 pub(super) enum Told {
     Wait,
     Empty,
+    /// To the source, for everything.
     Source,
+    /// To the source, for these pieces.
+    Run(u32, u32),
     /// Names of the parents' hosts.
     Parents(Vec<String>, bool),
     Proofs(Vec<u32>),
@@ -90,7 +93,7 @@ impl World {
 
     pub(super) fn with_hosts(names: &[&str]) -> Self {
         // What bounds the children is tested by the slots of hosts, save where a test says so.
-        let mut world = Self::new(Config { children_per_task: usize::MAX, ..Config::default() });
+        let mut world = Self::new(Config { children_per_task: usize::MAX, uncut_lease: 0, ..Config::default() });
         for name in names {
             world.announce(host_info(name));
         }
@@ -182,7 +185,8 @@ fn tell(answer: Answer) -> Told {
     match answer {
         Answer::Wait => Told::Wait,
         Answer::Empty => Told::Empty,
-        Answer::GoToSource => Told::Source,
+        Answer::GoToSource { pieces: None } => Told::Source,
+        Answer::GoToSource { pieces: Some(run) } => Told::Run(run.start, run.end),
         Answer::Parents { offers, proven, .. } => {
             Told::Parents(offers.iter().map(|offer| offer.host.to_string()).collect(), proven)
         }
@@ -201,28 +205,30 @@ pub(super) fn told(name: &str, what: Told) -> (String, Told) {
 /// Everything that always holds.
 pub(super) fn check(core: &Core) {
     for (id, peer) in &core.peers {
-        let doing = [peer.ticket.is_some(), peer.sourcing.is_some(), !peer.parents.is_empty()];
-        let beside = doing == [true, true, false] && !core.has_lease(id);
-        assert!(beside || doing.iter().filter(|does| **does).count() <= 1, "{id} does two things at once: {peer:?}");
-        assert!(peer.open || doing == [false; 3], "{id} is done and does something");
+        let has_work = !peer.parents.is_empty() || (!peer.extended && core.has_lease(id));
+        assert!(peer.ticket.is_none() || !has_work, "{id} waits and has work: {peer:?}");
+        let doing = peer.ticket.is_some() || peer.sourcing.is_some() || !peer.parents.is_empty();
+        assert!(peer.open || !doing, "{id} is done and does something");
         assert!(!peer.is_idle() || peer.ticket.is_some() || told_empty(core, &peer.task), "{id} was left alone");
-        assert!(!peer.parents.contains(id));
         for parent in &peer.parents {
             let parent = &core.peers[parent];
-            assert!(parent.children.contains(id) && parent.order < peer.order, "{id} has a wrong edge");
+            assert!(parent.children.contains(id), "{id} has a wrong edge");
             assert_ne!(parent.host, peer.host);
         }
         for child in &peer.children {
             assert!(core.peers[child].parents.contains(id));
         }
-        assert!(!core.descendants(id).contains(id), "{id} is its own ancestor");
         assert!(core.hosts[&peer.host].peers.contains(id) && core.tasks[&peer.task].peers.contains(id));
         assert!(peer.extended || peer.answers <= core.config.plain_answers);
         assert!(peer.failed.len() <= core.config.max_failed && peer.failed.len() == peer.failures.len());
+        assert!(peer.former.len() <= core.config.max_failed);
+        assert!(!peer.extended || peer.parents.len() <= core.config.max_parents, "{id} has too many parents");
     }
     for (id, host) in &core.hosts {
         let children: usize = host.peers.iter().map(|peer| core.peers[peer].children.len()).sum();
         assert_eq!(host.children as usize, children, "{id} counts its children");
+        let leases = host.peers.iter().filter(|peer| core.has_lease(peer)).count();
+        assert_eq!(host.leases as usize, leases, "{id} counts its leases");
     }
     check_bounds(core);
     for id in core.tasks.keys() {
@@ -245,8 +251,10 @@ fn check_task(core: &Core, id: &TaskId) {
     let task = &core.tasks[id];
     assert!(!task.peers.is_empty());
     assert_eq!(task.open, task.peers.iter().filter(|peer| core.peers[*peer].open).count());
-    if let Some(lease) = &task.lease {
+    for lease in &task.leases {
         assert!(core.peers[&lease.peer].sourcing.is_some() && task.sourcing.contains(&lease.peer));
+        assert!(!lease.pieces.is_empty(), "{} holds the lease of nothing", lease.peer);
+        assert_eq!(task.leases.iter().filter(|other| other.peer == lease.peer).count(), 1);
     }
     let holders: BTreeSet<_> = task.peers.iter().filter(|peer| offerable(core, peer)).collect();
     let has_slot = |peer: &&&PeerId| {
@@ -255,29 +263,48 @@ fn check_task(core: &Core, id: &TaskId) {
             && core.peers[**peer].children.len() < core.config.children_per_task
     };
     assert_eq!(holders.len(), task.holders.len());
-    assert_eq!(holders.iter().filter(has_slot).count(), task.holders.free_len());
+    for (piece, copies) in task.copies.iter().enumerate() {
+        let have = holders.iter().filter(|id| core.peers[**id].pieces.contains(PieceNumber(piece as u32))).count();
+        assert_eq!(*copies as usize, have, "copies of {piece}");
+    }
     for waiting in task.waiting.values() {
         let child = &core.peers[waiting];
-        let descendants = core.descendants(waiting);
-        let usable: Vec<_> = holders
-            .iter()
-            .filter(|id| {
-                !child.stranger
-                    && !child.failed.contains(**id)
-                    && core.peers[**id].host != child.host
-                    && !descendants.contains(**id)
-            })
-            .collect();
-        assert!(!usable.iter().any(has_slot), "{waiting} waits and could be served");
-        let may = child.wish != SourceWish::Forbidden && !child.source_spent;
-        assert!(task.is_fed() || !usable.is_empty() || !may, "{waiting} waits for nobody");
+        let usable = |id: &&&PeerId| {
+            let holder = &core.peers[**id];
+            !child.stranger
+                && !child.failed.contains(**id)
+                && holder.host != child.host
+                && (child.extended || !holder.pieces.is_empty())
+        };
+        assert!(!holders.iter().filter(usable).any(|id| has_slot(&id)), "{waiting} waits and could be served");
     }
+    check_leases(core, id);
+}
+
+/// What nobody has and nobody reads is leased if there is somebody to read it.
+fn check_leases(core: &Core, id: &TaskId) {
+    let task = &core.tasks[id];
+    if task.seed.is_some() || task.open == 0 || task.leases.len() >= core.allowed_leases(task) {
+        return;
+    }
+    let free = match task.geometry {
+        None if task.leases.is_empty() => Some(0),
+        None => None,
+        Some(geometry) => {
+            let is_free = |piece: &PieceNumber| task.copies_of(*piece) == 0 && task.lease_of(*piece).is_none();
+            geometry.pieces().find(is_free).map(|piece| piece.0)
+        }
+    };
+    let Some(first) = free else { return };
+    let reader = task.peers.iter().find(|peer| core.may_lease(id, peer, &(first..first + 1)));
+    assert_eq!(reader, None, "could read {first}, which nobody has");
 }
 
 fn offerable(core: &Core, peer: &PeerId) -> bool {
     let peer = &core.peers[peer];
     let host = &core.hosts[&peer.host];
-    !peer.pieces.is_empty()
+    let gets_some = peer.open && peer.extended && core.tasks[&peer.task].geometry.is_some();
+    (!peer.pieces.is_empty() || gets_some)
         && !peer.stranger
         && host.offered().is_some_and(|info| info.upload_slots > 0)
         && !core.tasks[&peer.task].isolated.contains_key(&peer.host)

@@ -1,0 +1,181 @@
+//! The parents of one download: what each has, how fast it is, and which are not to be asked again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use damselfly_core::swarm::Offer;
+use damselfly_core::{MAX_PIECES, Moment, PeerId, PieceNumber, PieceSet};
+
+/// How many parents are followed at a time at most; what is offered beyond is left.
+pub(super) const MAX_PARENTS: usize = 32;
+/// How many parents one download bans at most; from then on it takes no new ones.
+const MAX_BANNED: usize = 1024;
+/// How often a parent may stall or break off before it is banned.
+const MAX_FAILURES: u32 = 2;
+/// How often a parent may say that it has not what it announced before it counts as gone.
+const MAX_MISSING: u32 = 16;
+/// How many pieces are in flight from a parent of which nothing is known yet.
+const FIRST_LIMIT: u32 = 2;
+/// A piece that comes faster than this makes room for one more in flight.
+const FAST: Duration = Duration::from_secs(1);
+/// A piece that comes slower than this takes one away.
+const SLOW: Duration = Duration::from_secs(4);
+
+/// How a parent is asked for pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// For single pieces, as many at a time as its limit says.
+    Plain,
+    /// By turns, and none is asked for.
+    Idle,
+    /// By turns, and one is asked for.
+    Asked,
+}
+
+/// One parent.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub(super) turn: Turn,
+    /// It was slow or had no turn to give: it is left alone until then.
+    pub(super) rests: Option<Moment>,
+    pub(super) has: PieceSet,
+    pub(super) in_flight: u32,
+    limit: u32,
+    /// How long a piece takes from it, smoothed.
+    took: Option<Duration>,
+    /// No longer offered: it is let go when nothing is in flight from it.
+    pub(super) retired: bool,
+    missing: u32,
+}
+
+impl Parent {
+    fn is_free(&self) -> bool {
+        self.turn == Turn::Plain && !self.retired && self.rests.is_none() && self.in_flight < self.limit
+    }
+
+    /// Whether it may be asked for a turn.
+    pub(super) fn may_be_asked(&self) -> bool {
+        self.turn == Turn::Idle && !self.retired && self.rests.is_none() && self.in_flight == 0
+    }
+
+    /// A piece came after `took`: the number in flight follows.
+    pub(super) fn arrived(&mut self, took: Duration, most: u32) {
+        self.took = Some(self.took.map_or(took, |old| (old * 3 + took) / 4));
+        if took < FAST {
+            self.limit = (self.limit + 1).min(most);
+        } else if took > SLOW {
+            self.limit = self.limit.saturating_sub(1).max(1);
+        }
+    }
+
+    /// It does not have a piece that it announced; says whether that was once too often.
+    pub(super) fn misses(&mut self) -> bool {
+        self.missing += 1;
+        self.missing >= MAX_MISSING
+    }
+}
+
+/// All parents, present and past.
+#[derive(Debug, Default)]
+pub(super) struct Parents {
+    pub(super) followed: BTreeMap<PeerId, Parent>,
+    banned: BTreeSet<PeerId>,
+    failures: BTreeMap<PeerId, u32>,
+    /// Left since the last reschedule: not to be offered again.
+    failed: Vec<PeerId>,
+}
+
+impl Parents {
+    /// Takes an offered parent; says whether it is a new one, to be followed.
+    pub(super) fn offer(&mut self, offer: &Offer, count: Option<u32>, most_in_flight: u32) -> bool {
+        if self.banned.contains(&offer.peer) || self.banned.len() >= MAX_BANNED {
+            return false;
+        }
+        if let Some(parent) = self.followed.get_mut(&offer.peer) {
+            parent.retired = false;
+            return false;
+        }
+        if self.followed.len() >= MAX_PARENTS {
+            return false;
+        }
+        let parent = Parent {
+            turn: Turn::Plain,
+            rests: None,
+            has: PieceSet::empty(count.unwrap_or(MAX_PIECES)),
+            in_flight: 0,
+            limit: FIRST_LIMIT.min(most_in_flight).max(1),
+            took: None,
+            retired: false,
+            missing: 0,
+        };
+        self.followed.insert(offer.peer.clone(), parent);
+        true
+    }
+
+    /// Takes a parent out that stalled or broke off; it is banned when that happens too often, or at once.
+    pub(super) fn leave(&mut self, peer: &PeerId, ban: bool) -> Option<Parent> {
+        let parent = self.followed.remove(peer);
+        if parent.is_none() && !ban {
+            return None;
+        }
+        let failures = self.failures.entry(peer.clone()).or_default();
+        *failures += 1;
+        if ban || *failures >= MAX_FAILURES {
+            self.failures.remove(peer);
+            self.banned.insert(peer.clone());
+        }
+        self.refuse(peer);
+        if self.failures.len() > MAX_BANNED {
+            self.failures.pop_first();
+        }
+        parent
+    }
+
+    /// Not to be offered again.
+    pub(super) fn refuse(&mut self, peer: &PeerId) {
+        if !self.failed.contains(peer) && self.failed.len() < MAX_BANNED {
+            self.failed.push(peer.clone());
+        }
+    }
+
+    /// Those left since the last time this was asked.
+    pub(super) fn take_failed(&mut self) -> Vec<PeerId> {
+        std::mem::take(&mut self.failed)
+    }
+
+    /// Whether there is a parent that may still be asked.
+    pub(super) fn any_useful(&self) -> bool {
+        self.followed.values().any(|parent| !parent.retired)
+    }
+
+    /// Whether there is one that is known to have something.
+    pub(super) fn any_holder(&self) -> bool {
+        self.followed.values().any(|parent| !parent.retired && !parent.has.is_empty())
+    }
+
+    /// Whether a parent serves by turns.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn is_queueing(&self, peer: &PeerId) -> bool {
+        self.followed.get(peer).is_some_and(|parent| parent.turn != Turn::Plain)
+    }
+
+    /// Whether some parent may be asked for one more piece.
+    pub(super) fn any_free(&self) -> bool {
+        self.followed.values().any(Parent::is_free)
+    }
+
+    /// Whether a parent that may be asked for one more piece has this one.
+    pub(super) fn any_free_with(&self, piece: PieceNumber) -> bool {
+        self.followed.values().any(|parent| parent.is_free() && parent.has.contains(piece))
+    }
+
+    /// Of the parents that may be asked for one more piece and have this one, the one that is likely to give it first;
+    /// of equal ones, any.
+    pub(super) fn best_for(&self, piece: PieceNumber, rng: &mut fastrand::Rng) -> Option<PeerId> {
+        let cost = |parent: &Parent| parent.took.unwrap_or_default().saturating_mul(parent.in_flight + 1);
+        let free = self.followed.iter().filter(|(_, parent)| parent.is_free() && parent.has.contains(piece));
+        free.map(|(peer, parent)| ((cost(parent), parent.in_flight, rng.u32(..)), peer))
+            .min()
+            .map(|(_, peer)| peer.clone())
+    }
+}

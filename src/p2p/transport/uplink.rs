@@ -1,0 +1,245 @@
+//! Turns at this host's uplink: a few pieces are sent at a time, so that each is soon whole somewhere and can be passed
+//! on, and whoever comes meanwhile waits for its turn or is told that this host is busy.
+//!
+//! **The next turn is for the host that has fewest**, so no host takes them all. A child that takes its piece very slowly
+//! gives its turn to the next while its piece goes on: one slow reader, or many, hold nobody up.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use damselfly_core::{PieceNumber, PieceSet, TaskId};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// How many tasks it is remembered for how often their pieces were sent.
+const TASKS: usize = 256;
+
+/// The bounds of the uplink's turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkConfig {
+    /// How many pieces are sent at a time to children that ask for turns.
+    pub turns: usize,
+    /// How many children wait for one at most, and how many of them from one host.
+    pub waiting: usize,
+    /// How many of these from one host.
+    pub waiting_of_host: usize,
+    /// How long one waits before it is told that this host is busy.
+    pub wait: Duration,
+    /// How long a child may take to say which piece it wants in its turn.
+    pub choice: Duration,
+    /// After so long a turn is looked at: a child that has not taken [`Self::least`] bytes gives it up.
+    pub look: Duration,
+    /// See [`Self::look`].
+    pub least: u64,
+}
+
+impl Default for UplinkConfig {
+    fn default() -> Self {
+        Self {
+            turns: 4,
+            waiting: 1024,
+            waiting_of_host: 64,
+            wait: Duration::from_secs(2),
+            choice: Duration::from_secs(1),
+            look: Duration::from_secs(2),
+            least: 128 << 10,
+        }
+    }
+}
+
+/// The turns, and who waits for one.
+#[derive(Debug)]
+pub(super) struct Uplink {
+    pub(super) config: UplinkConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: usize,
+    of_host: HashMap<IpAddr, usize>,
+    waiting: VecDeque<Waiting>,
+    sent: HashMap<TaskId, Sent>,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    host: IpAddr,
+    give: oneshot::Sender<Turn>,
+}
+
+/// How often the pieces of one task were sent.
+#[derive(Debug, Default)]
+struct Sent {
+    pieces: Vec<u16>,
+    used: u64,
+}
+
+/// Room to send one piece. The next has it when this is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// `None` once it was taken back.
+    uplink: Option<Arc<Uplink>>,
+    host: IpAddr,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(uplink) = self.uplink.take() else { return };
+        let mut state = uplink.state();
+        state.taken = state.taken.saturating_sub(1);
+        if let Some(taken) = state.of_host.get_mut(&self.host) {
+            *taken -= 1;
+            if *taken == 0 {
+                state.of_host.remove(&self.host);
+            }
+        }
+        Uplink::give(&uplink, &mut state);
+    }
+}
+
+impl Uplink {
+    pub(super) fn new(config: UplinkConfig) -> Arc<Self> {
+        Arc::new(Self { config, state: Mutex::default() })
+    }
+
+    /// Waits for a turn; `None` if this host is busy.
+    pub(super) async fn turn(self: &Arc<Self>, host: IpAddr) -> Option<Turn> {
+        let given = {
+            let mut state = self.state();
+            state.waiting.retain(|waiting| !waiting.give.is_closed());
+            let of_host = state.waiting.iter().filter(|waiting| waiting.host == host).count();
+            if state.waiting.len() >= self.config.waiting || of_host >= self.config.waiting_of_host {
+                return None;
+            }
+            let (give, given) = oneshot::channel();
+            state.waiting.push_back(Waiting { host, give });
+            Self::give(self, &mut state);
+            given
+        };
+        timeout(self.config.wait, given).await.ok()?.ok()
+    }
+
+    /// Gives what turns are free to those who wait: to the host that has fewest, of equal ones to who came first.
+    fn give(this: &Arc<Self>, state: &mut State) {
+        while state.taken < this.config.turns {
+            let has = |waiting: &Waiting| state.of_host.get(&waiting.host).copied().unwrap_or(0);
+            let next = state.waiting.iter().enumerate().filter(|(_, waiting)| !waiting.give.is_closed());
+            let Some(at) = next.min_by_key(|(at, waiting)| (has(waiting), *at)).map(|(at, _)| at) else { return };
+            let Some(Waiting { host, give }) = state.waiting.remove(at) else { return };
+            state.taken += 1;
+            *state.of_host.entry(host).or_default() += 1;
+            if let Err(mut turn) = give.send(Turn { uplink: Some(Arc::clone(this)), host }) {
+                // It left in this moment. Its turn is taken back here, where the lock is held already.
+                state.taken -= 1;
+                if let Some(taken) = state.of_host.get_mut(&host) {
+                    *taken -= 1;
+                }
+                turn.uplink = None;
+            }
+        }
+    }
+
+    /// The first `most` of these pieces that were sent least; of equal ones, any.
+    pub(super) fn least_sent(&self, task: &TaskId, pieces: &PieceSet, most: usize) -> Vec<PieceNumber> {
+        let state = self.state();
+        let sent = state.sent.get(task);
+        let times = |piece: PieceNumber| sent.and_then(|sent| sent.pieces.get(piece.index())).copied().unwrap_or(0);
+        let mut named: Vec<_> = pieces.iter().map(|piece| (times(piece), fastrand::u32(..), piece)).collect();
+        drop(state);
+        if named.len() > most {
+            named.select_nth_unstable(most);
+            named.truncate(most);
+        }
+        named.sort_unstable();
+        named.into_iter().map(|(_, _, piece)| piece).collect()
+    }
+
+    /// A piece is being sent.
+    pub(super) fn count(&self, task: &TaskId, piece: PieceNumber) {
+        let mut state = self.state();
+        state.uses += 1;
+        let now = state.uses;
+        if state.sent.len() >= TASKS && !state.sent.contains_key(task) {
+            let oldest = state.sent.iter().min_by_key(|(_, sent)| sent.used).map(|(task, _)| *task);
+            oldest.and_then(|oldest| state.sent.remove(&oldest));
+        }
+        let sent = state.sent.entry(*task).or_default();
+        sent.used = now;
+        if sent.pieces.len() <= piece.index() {
+            sent.pieces.resize(piece.index() + 1, 0);
+        }
+        sent.pieces[piece.index()] = sent.pieces[piece.index()].saturating_add(1);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uplink(turns: usize, waiting: usize) -> Arc<Uplink> {
+        Uplink::new(UplinkConfig { turns, waiting, ..UplinkConfig::default() })
+    }
+
+    fn host(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_turn_is_for_the_host_that_has_fewest() {
+        let uplink = uplink(2, 16);
+        let first = uplink.turn(host(1)).await.unwrap();
+        let second = uplink.turn(host(1)).await.unwrap();
+        let greedy = tokio::spawn({
+            let uplink = Arc::clone(&uplink);
+            async move { uplink.turn(host(1)).await.unwrap() }
+        });
+        tokio::task::yield_now().await;
+        let other = tokio::spawn({
+            let uplink = Arc::clone(&uplink);
+            async move { uplink.turn(host(2)).await.unwrap() }
+        });
+        tokio::task::yield_now().await;
+        drop(first);
+        let turn = other.await.unwrap();
+        assert_eq!(turn.host, host(2), "though the other came first");
+        assert!(!greedy.is_finished());
+        drop((turn, second));
+        greedy.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_too_long_or_finds_too_many_waiting_is_told_so() {
+        let uplink = uplink(1, 1);
+        let held = uplink.turn(host(1)).await.unwrap();
+        let waits = tokio::spawn({
+            let uplink = Arc::clone(&uplink);
+            async move { uplink.turn(host(2)).await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        assert!(uplink.turn(host(3)).await.is_none(), "one waits already");
+        assert!(!waits.await.unwrap());
+        // Who left does not take the turn with it.
+        drop(held);
+        assert!(uplink.turn(host(3)).await.is_some());
+    }
+
+    #[test]
+    fn what_was_sent_least_is_named_first() {
+        let uplink = uplink(1, 1);
+        let task = TaskId::from_bytes([1; 32]);
+        for piece in [0, 0, 1, 3] {
+            uplink.count(&task, PieceNumber(piece));
+        }
+        let named = uplink.least_sent(&task, &PieceSet::full(4), 4);
+        assert_eq!((named[0], named[3]), (PieceNumber(2), PieceNumber(0)));
+        assert_eq!(uplink.least_sent(&task, &PieceSet::full(4), 1), [PieceNumber(2)]);
+    }
+}
