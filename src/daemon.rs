@@ -75,9 +75,13 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let admin = tokio::spawn(admin::serve(bound.admin, routes, ended(admin_ended)));
 
     let ours = [addresses.proxy, addresses.admin, addresses.peer, addresses.data];
-    http.own_addresses().set(ours.into_iter().chain(addresses.mirrors.values().copied()).collect());
+    let ours = ours.into_iter().chain(addresses.transparent).chain(addresses.mirrors.values().copied());
+    http.own_addresses().set(ours.collect());
     for (listener, mirror) in bound.mirrors.into_iter().zip(&config.mirror_ports) {
         tokio::spawn(proxy.clone().serve_mirror(listener, mirror.registry.clone()));
+    }
+    if let Some(listener) = bound.transparent {
+        tokio::spawn(proxy.clone().serve_transparent(listener));
     }
     tokio::spawn(proxy.clone().serve(bound.proxy));
     tokio::spawn(proxy.serve_unix(bound.socket.listener));

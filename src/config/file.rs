@@ -119,6 +119,8 @@ section! {
         upstreams: Vec<Upstream> = Vec::new(),
         /// `proxy.headTimeout`.
         head_timeout: Span = Span(net::ClientConfig::default().head_timeout),
+        /// `proxy.transparent`.
+        transparent: Transparent = Transparent::default(),
         /// `proxy.egress`.
         egress: Egress = Egress::default(),
         /// `proxy.tunnelTimeout`.
@@ -192,6 +194,16 @@ section! {
         addr: Option<String> = None,
         /// `proxy.registryMirror.cert`.
         cert: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `proxy.transparent`.
+    Transparent {
+        /// `proxy.transparent.ip`.
+        ip: IpAddr = Ipv4Addr::LOCALHOST.into(),
+        /// `proxy.transparent.port`.
+        port: Option<u16> = None,
     }
 }
 

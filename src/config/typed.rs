@@ -90,6 +90,8 @@ pub struct Log {
 pub struct Listen {
     /// Proxy and mirror.
     pub proxy: SocketAddr,
+    /// Connections that the firewall redirects.
+    pub transparent: Option<SocketAddr>,
     /// Admin HTTP.
     pub admin: SocketAddr,
     /// Peer gRPC.
@@ -205,8 +207,10 @@ fn listen(file: &File, place: Place<'_>, warnings: &mut Vec<String>) -> Result<L
     }
     let peer_ip = file.upload.server.ip.ok_or_else(|| missing("upload.server.ip"))?;
     let data_ip = file.storage.server.ip.ok_or_else(|| missing("storage.server.ip"))?;
+    let transparent = &file.proxy.transparent;
     Ok(Listen {
         proxy,
+        transparent: transparent.port.map(|port| SocketAddr::new(transparent.ip, port)),
         admin: SocketAddr::new(file.health.server.ip, file.health.server.port),
         peer: SocketAddr::new(peer_ip, file.upload.server.port),
         data: SocketAddr::new(data_ip, file.storage.server.tcp_port),

@@ -16,6 +16,7 @@ const SOCKET_MODE: u32 = 0o660;
 /// Everything that listens.
 pub(super) struct Bound {
     pub(super) proxy: TcpListener,
+    pub(super) transparent: Option<TcpListener>,
     /// Those of `proxy.mirrors`, in its order.
     pub(super) mirrors: Vec<TcpListener>,
     pub(super) admin: TcpListener,
@@ -28,6 +29,8 @@ pub(super) struct Bound {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Addresses {
     pub(super) proxy: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) transparent: Option<SocketAddr>,
     /// By registry, as it is configured.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) mirrors: BTreeMap<String, SocketAddr>,
@@ -51,6 +54,10 @@ impl Bound {
                 .map(|mirror| listen::tcp(mirror.at, "proxy.server.ip and proxy.mirrors[].port"))
                 .collect::<Result<_, _>>()?,
             proxy: listen::tcp(at.proxy, "proxy.server.ip and proxy.server.port, or --proxy-addr")?,
+            transparent: at
+                .transparent
+                .map(|at| listen::tcp(at, "proxy.transparent.ip and proxy.transparent.port"))
+                .transpose()?,
             admin: listen::tcp(at.admin, "health.server.ip and health.server.port")?,
             peer: listen::tcp(at.peer, "upload.server.ip and upload.server.port")?,
             data: listen::tcp(at.data, "storage.server.ip and storage.server.tcpPort")?,
@@ -64,6 +71,7 @@ impl Bound {
         let mirrors = registries.zip(&self.mirrors).map(|(registry, listener)| Ok((registry, listener.local_addr()?)));
         Ok(Addresses {
             proxy: self.proxy.local_addr()?,
+            transparent: self.transparent.as_ref().map(TcpListener::local_addr).transpose()?,
             mirrors: mirrors.collect::<std::io::Result<_>>()?,
             admin: self.admin.local_addr()?,
             peer: self.peer.local_addr()?,

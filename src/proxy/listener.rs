@@ -26,6 +26,7 @@ use super::gate::{ConnControl, Gate, IoStream};
 use super::handler::Inner;
 use super::metrics::Metrics;
 use super::route::Ingress;
+use super::transparent::make_absolute;
 use crate::net::ClientConnection;
 use crate::registry::Registry;
 
@@ -64,7 +65,7 @@ pub(super) struct Session {
 }
 
 /// What connections come from.
-trait Accept {
+pub(super) trait Accept {
     type Stream;
 
     fn accept_one(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
@@ -100,11 +101,23 @@ impl Accept for UnixListener {
     }
 }
 
+/// Sends small things at once, and has the kernel ask whether the client is still there.
+pub(super) fn keep_alive(stream: &TcpStream) {
+    // A connection on which these fail is about to fail anyway.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+}
+
 impl Inner {
     /// Serves every connection that comes to `listener` until the process drains.
     pub(super) async fn serve_tcp(self: Arc<Self>, listener: TcpListener, registry: Option<Arc<Registry>>) {
         while let Some((stream, permit)) = self.next(&listener).await {
-            let ingress = Ingress { through: None, local: stream.local_addr().ok(), registry: registry.clone() };
+            let ingress = Ingress {
+                through: None,
+                local: stream.local_addr().ok(),
+                registry: registry.clone(),
+                redirected: None,
+            };
             tokio::spawn(self.clone().greet(stream, ingress, permit));
         }
     }
@@ -118,7 +131,7 @@ impl Inner {
     }
 
     /// The next connection; `None` when the process drains.
-    async fn next<A: Accept>(&self, listener: &A) -> Option<(A::Stream, Arc<ConnectionPermit>)> {
+    pub(super) async fn next<A: Accept>(&self, listener: &A) -> Option<(A::Stream, Arc<ConnectionPermit>)> {
         let accepted = async {
             // The semaphore is never closed.
             let slot = self.slots.clone().acquire_owned().await.ok()?;
@@ -144,9 +157,7 @@ impl Inner {
     }
 
     async fn greet(self: Arc<Self>, mut stream: TcpStream, ingress: Ingress, permit: Arc<ConnectionPermit>) {
-        // A connection on which these fail is about to fail anyway.
-        let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
+        keep_alive(&stream);
         let patience = self.config().first_byte_from_client;
         let detected = tokio::select! {
             () = self.drain.draining() => return,
@@ -197,6 +208,9 @@ impl Inner {
             let first = began.clone();
             let service = service_fn(move |mut request: Request<Incoming>| {
                 first.notify_one();
+                if let Some(to) = session.ingress.redirected {
+                    make_absolute(&mut request, to);
+                }
                 request.extensions_mut().insert(client.clone());
                 request.extensions_mut().insert(control.clone());
                 let (inner, session, control) = (self.clone(), session.clone(), control.clone());

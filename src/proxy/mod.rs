@@ -38,6 +38,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod token;
+mod transparent;
 mod tunnel;
 
 use std::sync::Arc;
@@ -126,6 +127,11 @@ impl Proxy {
     /// The same for a port that is a mirror of one registry: all that is addressed to it is meant for that.
     pub async fn serve_mirror(self, listener: TcpListener, registry: Registry) {
         self.0.serve_tcp(listener, Some(Arc::new(registry))).await;
+    }
+
+    /// The same for connections that the firewall redirects here.
+    pub async fn serve_transparent(self, listener: TcpListener) {
+        self.0.serve_transparent(listener).await;
     }
 
     /// The same for the local API's socket, whose clients speak HTTP as to a proxy and need no password.

@@ -48,6 +48,8 @@ pub(super) struct Ingress {
     pub local: Option<SocketAddr>,
     /// The registry of a mirror port: what is addressed to us there is meant for it.
     pub registry: Option<Arc<Registry>>,
+    /// Where the firewall has taken the connection from on its way here, if it has.
+    pub redirected: Option<SocketAddr>,
 }
 
 impl Ingress {

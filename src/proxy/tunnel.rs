@@ -120,7 +120,7 @@ impl Inner {
     }
 
     /// Ends the client's TLS here and serves what is inside, or carries it as it is where that is not ours to do.
-    async fn end_tls(
+    pub(super) async fn end_tls(
         self: Arc<Self>,
         mut io: Box<dyn IoStream>,
         read: Vec<u8>,
@@ -171,7 +171,7 @@ impl Inner {
     }
 
     /// How a client that looks inside is connected to its server after all.
-    fn http_for(&self, permit: &ConnectionPermit) -> &HttpClient {
+    pub(super) fn http_for(&self, permit: &ConnectionPermit) -> &HttpClient {
         if permit.remote { self.http.for_others() } else { &self.http }
     }
 
@@ -190,7 +190,7 @@ impl Inner {
     }
 
     /// Carries bytes between the two until both are done. What breaks one end breaks the other.
-    async fn carry<S: IoStream>(
+    pub(super) async fn carry<S: IoStream>(
         &self,
         mut io: Box<dyn IoStream>,
         read: Vec<u8>,

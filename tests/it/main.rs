@@ -20,3 +20,4 @@ mod startup;
 mod strict;
 mod swarm;
 mod tokens;
+mod transparent;
