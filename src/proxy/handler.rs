@@ -78,18 +78,20 @@ impl Inner {
         self.admit(session, request.headers())?;
         let upgraded = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
-        if let Some(token) = OwnToken::find(&parts.headers) {
-            parts.headers.remove(header::AUTHORIZATION);
-            match classify(&parts, &self.routes, &session.ingress).target() {
-                Some(target) => {
-                    let registry = target.uri.authority().map(ToString::to_string).unwrap_or_default();
-                    token.unwrap_into(&mut parts.headers, &registry);
-                }
+        let own_token = OwnToken::find(&parts.headers);
+        let has_own_token = own_token.is_some();
+        if let Some(token) = own_token {
+            let registry = match classify(&parts, &self.routes, &session.ingress).target() {
+                Some(target) => target.uri.authority().map(ToString::to_string).unwrap_or_default(),
                 // A client that tries the token that it was given.
                 None => return Ok(pong(record)),
-            }
+            };
+            parts.headers.remove(header::AUTHORIZATION);
+            token.unwrap_into(&mut parts.headers, &registry);
         }
         let route = match classify(&parts, &self.routes, &session.ingress) {
+            // The token holds nothing, for a registry that wants nothing.
+            Route::Challenge if has_own_token => Route::Ping,
             // HTTP/2 needs no header to announce a body. A GET with one is the origin's to understand.
             Route::Inspect(target, _)
             | Route::Probe(target, _)
@@ -119,7 +121,7 @@ impl Inner {
             Route::Reject(fault) => Err(fault),
             Route::Ping => Ok(pong(record)),
             Route::Challenge => self.challenge(&parts),
-            Route::Token => self.give_token(&parts).await,
+            Route::Token(registry) => self.give_token(&parts, registry.as_deref()).await,
             Route::Tunnel(endpoint) => {
                 if let Some(record) = record {
                     record.bypasses(Bypass::Tunnel);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use damselfly_core::Digest;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request};
+use url::form_urlencoded;
 
 use super::bypass::Bypass;
 use super::conditional::{has_several_ranges, is_conditional, wish};
@@ -28,6 +29,8 @@ const APPLICATION: HeaderName = HeaderName::from_static("x-dragonfly-application
 const FILTERED: HeaderName = HeaderName::from_static("x-dragonfly-filtered-query-params");
 /// Where clients of the mirror ask us for tokens.
 pub(super) const TOKEN_PATH: &str = "/token";
+/// Our name in the challenge that sends them there.
+pub(super) const SERVICE: &str = "damselfly";
 const PIECE_LENGTH: HeaderName = HeaderName::from_static("x-dragonfly-piece-length");
 
 /// The smallest and the largest piece length that a client may ask for, in bytes.
@@ -131,8 +134,8 @@ pub(super) enum Route {
     Ping,
     /// Likewise, and it has no token yet: it is told where it gets one for every registry.
     Challenge,
-    /// A question for a token to ourselves, as [`Route::Challenge`] told.
-    Token,
+    /// A question for a token to ourselves, as [`Route::Challenge`] told; on a mirror port it is for this registry.
+    Token(Option<Arc<Registry>>),
     /// Carried blind.
     Tunnel(Endpoint),
     /// A tunnel that we look into.
@@ -158,7 +161,9 @@ impl Route {
             | Self::Probe(target, _)
             | Self::Blob(target, ..)
             | Self::Manifest(target, _) => Some(target),
-            Self::Reject(_) | Self::Ping | Self::Challenge | Self::Token | Self::Tunnel(_) | Self::Intercept(_) => None,
+            Self::Reject(_) | Self::Ping | Self::Challenge | Self::Token(_) | Self::Tunnel(_) | Self::Intercept(_) => {
+                None
+            }
         }
     }
 }
@@ -392,21 +397,33 @@ fn resolve(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result
 /// What a request that is addressed to ourselves means.
 fn mirrored(parts: &request::Parts, mirror: &Mirror, ingress: &Ingress) -> Result<Target, Refusal> {
     let path = parts.uri.path();
+    let has_credentials = parts.headers.contains_key(header::AUTHORIZATION);
     let resolved = match &ingress.registry {
+        Some(registry) if is_our_token_question(&parts.uri) => {
+            return Err(Refusal::Ours(Box::new(Route::Token(Some(Arc::clone(registry))))));
+        }
+        // Clients speak to us without TLS, or do not verify it, and do the same where a challenge sends them: a password
+        // must come to us, who verify whom we give it to.
+        Some(_) if registry::is_ping(path) && !has_credentials => Err(MirrorError::Ping),
         // The whole port is the registry's, what is not below /v2 too: it may redirect to it.
         Some(registry) => registry.mirrored(path, parts.uri.query().map(str::to_owned)),
-        None if path == TOKEN_PATH => return Err(Refusal::Ours(Box::new(Route::Token))),
+        None if path == TOKEN_PATH => return Err(Refusal::Ours(Box::new(Route::Token(None)))),
         None if !registry::is_registry_path(path) => return Err(Fault::client(StatusCode::NOT_FOUND, HELP).into()),
         None => mirror.resolve(&parts.uri, &parts.headers),
     };
     match resolved {
         Ok(Mirrored { uri, naming }) => Ok(Target { uri, mirror: Some(naming), keep_host: false }),
-        Err(MirrorError::Ping) if parts.headers.contains_key(header::AUTHORIZATION) => {
-            Err(Refusal::Ours(Box::new(Route::Ping)))
-        }
+        Err(MirrorError::Ping) if has_credentials => Err(Refusal::Ours(Box::new(Route::Ping))),
         Err(MirrorError::Ping) => Err(Refusal::Ours(Box::new(Route::Challenge))),
         Err(error) => Err(Fault::client(StatusCode::BAD_REQUEST, error.to_string()).into()),
     }
+}
+
+/// Whether a question for a token follows our own challenge: a registry may have something at this path too.
+fn is_our_token_question(uri: &Uri) -> bool {
+    let query = uri.query().unwrap_or_default();
+    let mut fields = form_urlencoded::parse(query.as_bytes());
+    uri.path() == TOKEN_PATH && fields.any(|(name, value)| name == "service" && value == SERVICE)
 }
 
 fn absolute(scheme: Scheme, authority: Authority, target: PathAndQuery) -> Result<Uri, Fault> {
@@ -495,7 +512,7 @@ mod tests {
             Route::Reject(fault) => format!("reject {}", fault.status().as_u16()),
             Route::Ping => "ping".into(),
             Route::Challenge => "challenge".into(),
-            Route::Token => "token".into(),
+            Route::Token(_) => "token".into(),
             Route::Tunnel(Endpoint { host, port }) => format!("tunnel {host} {port}"),
             Route::Intercept(Endpoint { host, port }) => format!("intercept {host} {port}"),
             Route::Forward(target, bypass) => format!("forward {} {}", bypass.as_str(), target.uri),
@@ -570,7 +587,8 @@ mod tests {
             ("GET", "https://r/v2/x/manifests/1", &[], "tag https://r/v2/x/manifests/1"),
             ("HEAD", "/v2/x/manifests/1?ns=r", &[], "tag https://r/v2/x/manifests/1"),
             ("PUT", "/v2/x/manifests/1?ns=r", &[], "forward method https://r/v2/x/manifests/1"),
-            ("GET", "/v2/", &[], "inspect https://registry.example/v2/"),
+            ("GET", "/v2/", &[], "challenge"),
+            ("GET", "/v2/", &credentials, "ping"),
             ("GET", "/token?scope=x", &[], "token"),
             ("GET", "/", &[], "reject 404"),
             ("GET", "ftp://a/b", &[], "reject 400"),
@@ -608,7 +626,8 @@ mod tests {
         let registry = Registry::configured("test", "http://r.example:5000").unwrap();
         let ingress = Ingress { registry: Some(Arc::new(registry)), ..Ingress::default() };
         for (uri, want) in [
-            ("/v2/", "inspect http://r.example:5000/v2/"),
+            ("/v2/", "challenge"),
+            ("/token?service=damselfly&scope=x", "token"),
             ("/v2/quay.io/x/manifests/1?ns=a", "tag http://r.example:5000/v2/quay.io/x/manifests/1?ns=a"),
             ("/files/b.tar?x", "probe http://r.example:5000/files/b.tar?x"),
             ("/token?scope=x", "inspect http://r.example:5000/token?scope=x"),
@@ -616,6 +635,9 @@ mod tests {
         ] {
             assert_eq!(short(&route_from(&ingress, "GET", uri, &[])), want, "{uri}");
         }
+        let lines = [("authorization", "Bearer x")];
+        let want = "forward credentials http://r.example:5000/v2/";
+        assert_eq!(short(&route_from(&ingress, "GET", "/v2/", &lines)), want, "whether the token is good");
     }
 
     #[test]
@@ -674,7 +696,7 @@ mod tests {
     fn what_is_addressed_to_ourselves_is_meant_for_us() {
         let ingress = Ingress { local: Some("127.0.0.1:4001".parse().unwrap()), ..Ingress::default() };
         for (uri, want) in [
-            ("http://127.0.0.1:4001/v2/", "inspect https://registry.example/v2/"),
+            ("http://127.0.0.1:4001/v2/", "challenge"),
             ("http://localhost:4001/x", "reject 404"),
             ("http://127.0.0.1:4002/x", "inspect http://127.0.0.1:4002/x"),
             ("http://127.0.0.2:4001/x", "inspect http://127.0.0.2:4001/x"),

@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
 use super::headers::has_credentials;
-use super::route::{TOKEN_PATH, Target, named_host};
+use super::route::{SERVICE, TOKEN_PATH, Target, named_host};
 use crate::net::{Body, ClientConnection, HttpClient, spoken_scheme};
 use crate::registry::{
     API_VERSION, API_VERSION_HEADER, Bearer, Challenge, OwnToken, Registry, Resource, TokenAnswer, TokenError,
@@ -30,7 +30,7 @@ impl Inner {
     /// Tells a client of the mirror where it gets its tokens: here, whatever registry it means.
     pub(super) fn challenge(&self, parts: &request::Parts) -> Result<Response<Body>, Fault> {
         let host = named_host(parts).and_then(|host| host.to_str().map(str::to_owned).ok()).unwrap_or_default();
-        let challenge = format!("Bearer realm=\"http://{host}{TOKEN_PATH}\",service=\"damselfly\"");
+        let challenge = format!("Bearer realm=\"http://{host}{TOKEN_PATH}\",service=\"{SERVICE}\"");
         let challenge = HeaderValue::try_from(challenge).ok().filter(|_| host.parse::<http::uri::Authority>().is_ok());
         let challenge = challenge.ok_or_else(|| Fault::malformed("The Host header does not name this mirror."))?;
         let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"a token of the registry is needed"}]}"#;
@@ -41,14 +41,23 @@ impl Inner {
         Ok(response)
     }
 
-    /// A token for a client of the mirror: the registry's, or one of ours where the registry has none.
-    pub(super) async fn give_token(&self, parts: &request::Parts) -> Result<Response<Body>, Fault> {
+    /// A token for a client of the mirror: the registry's, or one of ours where the registry has none. The registry is
+    /// the one that a mirror port is for, or else stands in the scope.
+    pub(super) async fn give_token(
+        &self,
+        parts: &request::Parts,
+        registry: Option<&Registry>,
+    ) -> Result<Response<Body>, Fault> {
         if parts.method != Method::GET {
             return Err(Fault::client(StatusCode::METHOD_NOT_ALLOWED, "Tokens are asked for by GET here."));
         }
         let credentials = parts.headers.get(header::AUTHORIZATION).cloned();
         let scopes = scopes(parts.uri.query().unwrap_or_default());
-        let Some((registry, scopes)) = self.registry_of(&scopes)? else {
+        let meant = match registry {
+            Some(registry) => Some((registry.clone(), scopes)),
+            None => self.registry_of(&scopes)?,
+        };
+        let Some((registry, scopes)) = meant else {
             // A client that only tries its password. Which registry it is for is not said.
             return Ok(own_token("", credentials));
         };
@@ -176,6 +185,9 @@ impl Inner {
         tried: Option<&HeaderValue>,
     ) -> Option<HeaderValue> {
         let Some(Challenge::Bearer(bearer)) = Challenge::find(answer) else { return None };
+        if tried.is_some() && bearer.insufficient {
+            return None;
+        }
         let own = match &bearer {
             Bearer { scope: Some(_), .. } => Vec::new(),
             _ => vec![format!("repository:{}:pull", Resource::parse(target.uri.path())?.repository()?)],

@@ -21,6 +21,8 @@ pub struct Bearer {
     pub service: Option<String>,
     /// What the token is to be good for.
     pub scope: Option<String>,
+    /// The token that was brought is good, but not for this: another one for the same caller would be no better.
+    pub insufficient: bool,
 }
 
 impl Challenge {
@@ -45,7 +47,9 @@ impl Challenge {
                 };
                 let realm: Option<Uri> = named("realm").and_then(|realm| realm.parse().ok());
                 if let Some(realm) = realm {
-                    return Some(Self::Bearer(Bearer { realm, service: named("service"), scope: named("scope") }));
+                    let insufficient = named("error").is_some_and(|error| error == "insufficient_scope");
+                    let (service, scope) = (named("service"), named("scope"));
+                    return Some(Self::Bearer(Bearer { realm, service, scope, insufficient }));
                 }
             }
         }
@@ -157,7 +161,8 @@ mod tests {
             ("ftp://a.example/t", &[], None),
             ("https://u:p@a.example/t", &[], None),
         ] {
-            let bearer = Bearer { realm: realm.parse().unwrap(), service: Some("s".into()), scope: Some("own".into()) };
+            let (service, scope) = (Some("s".into()), Some("own".into()));
+            let bearer = Bearer { realm: realm.parse().unwrap(), service, scope, insufficient: false };
             let scopes: Vec<String> = scopes.iter().map(|&scope| scope.into()).collect();
             assert_eq!(bearer.token_url(&from, &scopes).map(|url| url.to_string()).as_deref(), want, "{realm}");
         }

@@ -128,8 +128,8 @@ impl Mirror {
             return Ok(Mirrored { uri: registry.url(&rest, query)?, naming: Naming::Path(first) });
         }
         match &self.default {
+            _ if super::is_ping(path) => Err(MirrorError::Ping),
             Some(registry) => registry.mirrored(path, query),
-            None if matches!(path, "/v2" | "/v2/") => Err(MirrorError::Ping),
             None => Registry::docker().mirrored(path, query),
         }
     }
@@ -357,7 +357,8 @@ mod tests {
     #[test]
     fn the_configured_registry_is_the_last_resort() {
         for (addr, uri, want) in [
-            ("https://index.docker.io", "/v2/", "https://registry-1.docker.io/v2/"),
+            ("https://index.docker.io", "/v2/", "ping"),
+            ("https://index.docker.io", "/v2/a/tags/list", "https://registry-1.docker.io/v2/a/tags/list"),
             ("harbor.corp:8443", "/v2/a/manifests/1", "https://harbor.corp:8443/v2/a/manifests/1"),
             ("http://127.0.0.1:5000/", "/v2/a/blobs/x", "http://127.0.0.1:5000/v2/a/blobs/x"),
             ("http://127.0.0.1:5000", "/v2/quay.io/a/blobs/x", "https://quay.io/v2/a/blobs/x"),

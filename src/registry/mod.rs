@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 pub use challenge::{Bearer, Challenge};
 pub use mirror::{Mirror, MirrorError, Mirrored, Naming, Registry};
 pub use own_token::OwnToken;
-pub use path::{Resource, is_reference, is_registry_path};
+pub use path::{Resource, is_ping, is_reference, is_registry_path};
 pub use tokens::{Metrics, TokenAnswer, TokenConfig, TokenError, TokenRequest, Tokens};
 
 /// What of a request says nothing about the answer, so that other values make no other request.

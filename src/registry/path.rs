@@ -39,7 +39,7 @@ pub enum Resource<'a> {
 impl<'a> Resource<'a> {
     /// What `path` names; `None` where the grammar does not know it (it is passed on all the same).
     pub fn parse(path: &'a str) -> Option<Self> {
-        if matches!(path, "/v2" | "/v2/") {
+        if is_ping(path) {
             return Some(Self::Ping);
         }
         let rest = path.strip_prefix("/v2/")?;
@@ -69,6 +69,11 @@ impl<'a> Resource<'a> {
             | Self::Other { repository } => Some(repository),
         }
     }
+}
+
+/// Whether a client asks at this path whether there is a registry, and what it wants of its callers.
+pub fn is_ping(path: &str) -> bool {
+    matches!(path, "/v2" | "/v2/")
 }
 
 /// Whether the distribution protocol is spoken under this path.

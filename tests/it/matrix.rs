@@ -195,7 +195,8 @@ fn complaint(cell: &Cell) -> Option<String> {
     if around_us > 0 {
         return Some(format!("{around_us} connections went around us"));
     }
-    (tokens > 6).then(|| format!("{tokens} requests for tokens"))
+    // containerd takes two for each pull of a private image, after a try without a password.
+    (tokens > 8).then(|| format!("{tokens} requests for tokens"))
 }
 
 /// A cell of the table: images sent, and requests for tokens.
@@ -377,6 +378,6 @@ fn the_documented_table_has_the_rows_of_the_tests() {
         assert!(row.starts_with(begin), "{row} stands where {begin} should");
         let filled = row[begin.len()..].split('|').filter(|cell| !cell.trim().is_empty()).count();
         assert_eq!(filled, *cells, "{row}");
-        assert!(!row.contains("fails"), "{row}");
+        assert!(!row.contains("fails") && !row.contains("not run"), "{row}");
     }
 }

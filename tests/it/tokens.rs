@@ -48,6 +48,36 @@ fn the_ping_sends_to_our_own_token_endpoint() {
     }
 }
 
+/// Clients trust a mirror on their own host without TLS, and carry that over to wherever its challenge sends them: what
+/// they bring there must come to us.
+#[test]
+fn the_mirror_of_one_registry_sends_to_our_own_token_endpoint_too() {
+    for access in [Access::Basic, Access::UserToken] {
+        let registry = registry(access, &Image::new(MIB, 859));
+        let mirror = serde_json::json!({ "port": 0, "registry": registry.url("") });
+        let daemon =
+            Daemon::plan("h1").set("proxy.mirrors[]", mirror).set("proxy.registryMirror.addr", registry.url(""));
+        let daemon = daemon.start();
+        for (address, checks_passwords) in [(daemon.mirror(&registry.url("")), true), (daemon.proxy(), false)] {
+            let ping = Ask::get(&format!("http://{address}/v2/"));
+            let refused = ping.clone().send();
+            assert_eq!(refused.status, 401);
+            let challenge = format!("Bearer realm=\"http://{address}/token\",service=\"damselfly\"");
+            assert_eq!(refused.line("www-authenticate"), challenge);
+            let log_in = |password: &str| {
+                let token = Ask::get(&format!("http://{address}/token?account={USER}&service=damselfly"));
+                let token = token.header("Authorization", &basic(USER, password)).send();
+                if token.status != 200 {
+                    return token.status;
+                }
+                ping.clone().header("Authorization", &token_of(&token)).send().status
+            };
+            assert_eq!(log_in(SECRET), 200);
+            assert_eq!(log_in("wrong"), if checks_passwords { 401 } else { 200 });
+        }
+    }
+}
+
 #[test]
 fn logging_in_at_the_mirror_succeeds() {
     let daemon = Daemon::plan("h1").start();
@@ -189,6 +219,18 @@ fn a_client_that_knows_no_tokens_pulls_public_images() {
         assert_eq!(tags.status, 200);
         assert_eq!(registry.token_requests(), 2);
     }
+}
+
+#[test]
+fn what_a_token_does_not_open_is_not_tried_with_another_one() {
+    let image = Image::new(MIB, 860);
+    let registry = registry(Access::UserToken, &image);
+    let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).start();
+    for what in ["manifests/1".to_owned(), format!("blobs/{}", digest(&image.layer)), "manifests/1".to_owned()] {
+        let answer = Ask::get(&format!("{}/v2/{}/{what}", base(&daemon), by_path(&registry))).send();
+        assert!(answer.line("www-authenticate").contains("insufficient_scope"), "{answer:?}");
+    }
+    assert_eq!(registry.token_requests(), 1);
 }
 
 #[test]

@@ -68,6 +68,11 @@ impl Runtime for Containerd {
         command.args(["content", "fetch"]);
         if mirror.is_some() {
             command.arg("--hosts-dir").arg(&hosts);
+            // A challenge that the mirror passes on leads to the registry's own authorisation service, so for a private
+            // image containerd has to trust that. How much the registry sent says that the image came by the mirror.
+            if pull.user.is_some() {
+                command.env("SSL_CERT_FILE", pull.registry_ca);
+            }
         }
         if let Some((user, password)) = pull.user {
             command.args(["--user", &format!("{user}:{password}")]);

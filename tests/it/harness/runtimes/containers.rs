@@ -70,7 +70,14 @@ impl Containers {
         let credentials = format!("{user}:{password}");
         let mut command: Command = self.tool.command();
         clean(&mut command, home.path());
-        command.args(["--policy", &path("policy.json"), "copy", "--src-tls-verify=false", "--dest-tls-verify=false"]);
+        command.args([
+            "--policy",
+            &path("policy.json"),
+            "copy",
+            "--preserve-digests",
+            "--src-tls-verify=false",
+            "--dest-tls-verify=false",
+        ]);
         command.args(["--src-creds", &credentials, "--dest-creds", &credentials]);
         command.args([copying.from, copying.to].map(|end| format!("docker://{}/{end}", copying.mirror)));
         let done = run(&mut command);
@@ -99,8 +106,9 @@ impl Runtime for Containers {
         };
         let mut command = begin();
         match self.name {
+            // Unlike its siblings it does not look at the environment for this file.
             "skopeo" => command
-                .args(["--policy", &path("policy.json"), "copy"])
+                .args(["--registries-conf", &path("registries.conf"), "--policy", &path("policy.json"), "copy"])
                 .args([format!("docker://{}", pull.name()), format!("dir:{}", path("image"))]),
             _ => command.args(["pull", "--signature-policy", &path("policy.json"), &pull.name()]),
         };
