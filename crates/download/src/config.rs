@@ -24,6 +24,9 @@ pub struct Config {
     pub late: Duration,
     /// How long the scheduler may take to answer that.
     pub late_grace: Duration,
+    /// How often the scheduler is believed that somebody brings a late piece. Its word is good: it hears from whoever reads
+    /// the source every second. A source that is slow is slower still if everybody reads it.
+    pub late_confirmed: u32,
     /// How many pieces ahead of a reader are fetched before the rest of the content.
     pub window: u32,
     /// How often at most the very next piece of a reader is preferred to others of its window. Less means a steadier
@@ -46,6 +49,8 @@ pub struct Config {
     pub patience: Duration,
     /// How often the scheduler is asked for other parents without any progress in between, before the source is wanted.
     pub reschedules: u32,
+    /// How many resorts of any kind are taken without any progress in between, before the source is entered.
+    pub rounds: u32,
     /// The wait before the second reschedule, source retry or registration without progress; doubled each time.
     pub backoff: Duration,
     /// How often a lost scheduler is tried again.
@@ -74,6 +79,7 @@ impl Default for Config {
             rest: Duration::from_millis(250),
             late: Duration::from_secs(2),
             late_grace: Duration::from_millis(500),
+            late_confirmed: 60,
             window: 16,
             urgent_interval: Duration::from_millis(500),
             scheduler_grace: Duration::from_secs(1),
@@ -84,6 +90,7 @@ impl Default for Config {
             jitter: Duration::from_secs(2),
             patience: Duration::from_secs(4),
             reschedules: 2,
+            rounds: 12,
             backoff: Duration::from_millis(250),
             reregistrations: 8,
             piece_timeout: Duration::from_secs(120),

@@ -17,6 +17,12 @@ use super::{Action, Config, Download};
 /// The longest that a usual piece adds to the patience with one.
 const MOST_USUAL: Duration = Duration::from_secs(8);
 
+/// How often the patience doubles at most.
+const DOUBLINGS: u32 = 4;
+
+/// How many times as long a download without a reader waits.
+const UNHURRIED: u32 = 4;
+
 /// Since when a reader waits for its next piece, and what was done about it.
 #[derive(Debug)]
 pub(super) struct Late {
@@ -28,20 +34,24 @@ pub(super) struct Late {
     asked: bool,
     /// How often it answered that one should wait, since the readers last got on.
     confirmed: u32,
+    /// How many pieces in a row were read from the source because nobody else brought them: the patience doubles with
+    /// each, for a source that is slow is slower still if a herd asks it for single pieces.
+    in_a_row: u32,
     /// This download's share of the fleet's jitter.
     jitter: Duration,
 }
 
 impl Late {
     pub(super) fn new(now: Moment, jitter: Duration) -> Self {
-        Self { place: u64::MAX, at: now, asked: false, confirmed: 0, jitter: jitter / 2 }
+        Self { place: u64::MAX, at: now, asked: false, confirmed: 0, in_a_row: 0, jitter: jitter / 2 }
     }
 
-    /// The scheduler says that one should wait: somebody brings it.
+    /// The scheduler has answered: somebody brings it, or here are those who have it. That is worth a wait, longer each
+    /// time.
     pub(super) fn confirmed(&mut self, now: Moment, config: &Config) {
         if std::mem::take(&mut self.asked) {
             self.confirmed += 1;
-            self.at = now + config.late;
+            self.at = now + config.late.saturating_mul(1 + self.confirmed.min(16) / 4);
         }
     }
 }
@@ -50,18 +60,26 @@ impl Download {
     /// Where the readers' next pieces are, and what that adds up to.
     fn next_pieces(&mut self) -> Option<(u64, Vec<PieceNumber>)> {
         let pieces = self.pieces.as_ref()?;
+        if !self.readers.any_reader() {
+            // Nobody reads, and the whole is wanted: any piece will do, and there is no hurry.
+            let missing = pieces.geometry().pieces().filter(|&piece| pieces.state(piece) != Some(State::Have));
+            let missing: Vec<PieceNumber> = missing.collect();
+            return Some((missing.len() as u64, missing));
+        }
         let windows: Vec<_> = self.readers.windows(pieces, 1).collect();
         let place = windows.iter().map(|next| u64::from(next.start) + 1).sum();
         Some((place, windows.into_iter().filter(|next| !next.is_empty()).map(|next| PieceNumber(next.start)).collect()))
     }
 
     fn patience(&self) -> Duration {
-        self.config.late + self.took.unwrap_or_default().min(MOST_USUAL)
+        let hurry = if self.readers.any_reader() { 1 } else { UNHURRIED };
+        let usual = self.config.late + self.took.unwrap_or_default().min(MOST_USUAL);
+        usual.saturating_mul(hurry << self.late.in_a_row.min(DOUBLINGS))
     }
 
     /// When [`Self::look_after_the_late`] has something to do; `None` where no reader waits.
     pub(super) fn late_deadline(&self) -> Option<Moment> {
-        let waits = self.pieces.is_some() && self.readers.any_reader() && self.source.is_usable();
+        let waits = self.pieces.is_some() && self.readers.any() && self.source.is_usable();
         waits.then_some(self.late.at)
     }
 
@@ -73,9 +91,10 @@ impl Download {
             return;
         }
         if place != self.late.place {
-            let jitter = self.late.jitter;
-            self.late = Late { place, at: now + self.patience(), asked: false, confirmed: 0, jitter };
-            self.source.urgent = None;
+            let (jitter, before) = (self.late.jitter, self.late.in_a_row);
+            let in_a_row = if self.source.urgent.take().is_some() { before + 1 } else { before / 2 };
+            self.late.in_a_row = in_a_row;
+            self.late = Late { place, at: now + self.patience(), asked: false, confirmed: 0, in_a_row, jitter };
             return;
         }
         if self.late.at > now {
@@ -85,7 +104,7 @@ impl Download {
             self.late.at = now + self.config.late;
             return;
         };
-        let believes = self.late.confirmed <= self.config.confirmed_waits;
+        let believes = self.late.confirmed <= self.config.late_confirmed;
         if self.link.is_up() && !self.late.asked && believes && self.source.urgent.is_none() {
             self.late.asked = true;
             self.late.at = now + self.config.late_grace + self.late.jitter;
@@ -102,13 +121,14 @@ impl Download {
             let from = fetch.parent.clone();
             self.give_up(now, &from, piece);
         }
-        self.go_over_to_the_urgent(piece);
+        self.go_over_to_the_urgent(now, piece);
     }
 
-    /// The stream under way is left for the piece that a reader waits for.
-    fn go_over_to_the_urgent(&mut self, piece: PieceNumber) {
-        let Stage::Reading { run: Some(run), .. } = &self.source.stage else { return };
-        if self.source.urgent == Some(piece) && !run.contains(&piece.0) {
+    /// A stream that brings nothing is left for the piece that a reader waits for; one that does brings its piece first.
+    fn go_over_to_the_urgent(&mut self, now: Moment, piece: PieceNumber) {
+        let Stage::Reading { run: Some(run), lived } = &self.source.stage else { return };
+        let silent = now.since(*lived) >= self.config.late;
+        if self.source.urgent == Some(piece) && !run.contains(&piece.0) && silent {
             self.source.stage = Stage::Idle;
             self.actions.push_back(Action::StopSource);
             if let Some(pieces) = &mut self.pieces {

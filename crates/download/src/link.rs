@@ -71,6 +71,8 @@ pub(super) struct Link {
     pub(super) opened: bool,
     /// Reschedules since the last progress.
     reschedules: u32,
+    /// Resorts of any kind since the last progress: whatever the answers are called, there are only so many.
+    rounds: u32,
     /// Losses since the last answer.
     losses: u32,
     /// When to register again.
@@ -89,6 +91,7 @@ impl Link {
             after_loss: false,
             opened: false,
             reschedules: 0,
+            rounds: 0,
             losses: 0,
             again: None,
             jitter,
@@ -133,8 +136,14 @@ impl Link {
         }
     }
 
+    /// A resort was taken.
+    pub(super) fn resorted(&mut self) {
+        self.rounds += 1;
+    }
+
     pub(super) fn progress(&mut self) {
         self.reschedules = 0;
+        self.rounds = 0;
         self.confirmed = 0;
     }
 
@@ -145,6 +154,7 @@ impl Link {
         let without_source = if source_forbidden { config.forbidden_patience } else { config.patience };
         match self.phase {
             Phase::None if usable => (Resort::Enter, Duration::ZERO),
+            _ if usable && !source_permitted && self.rounds >= config.rounds => (Resort::Enter, config.lost_grace),
             Phase::None => (Resort::GiveUp, if parents { config.patience } else { Duration::ZERO }),
             Phase::Lost | Phase::Asked if self.after_loss && usable => (last, config.lost_grace + self.jitter),
             Phase::Lost | Phase::Asked | Phase::Waiting | Phase::Granted if !usable => (last, without_source),

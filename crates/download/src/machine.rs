@@ -205,6 +205,7 @@ impl Download {
     fn offered(&mut self, now: Moment, offers: Vec<Offer>, geometry: Option<Geometry>, proven: bool) {
         self.quiet = now;
         self.link.answered(Phase::Served);
+        self.late.confirmed(now, &self.config);
         // What was entered without the scheduler is left for them.
         self.source.permitted &= self.alone;
         if geometry.is_some_and(|geometry| !self.agree(geometry)) || self.alone {

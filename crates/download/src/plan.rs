@@ -175,7 +175,8 @@ impl Download {
         let next = PieceNumber(run.start);
         let unwanted = (run.start..run.end).all(|number| !self.wanted.contains(PieceNumber(number)));
         let called_back = !self.source.may_read(next) && self.parents.any_holder();
-        let superfluous = called_back || !self.wanted.contains(next) || self.parents_can_give(next);
+        let urgent = self.source.urgent.is_some_and(|urgent| urgent != next && self.is_for_source(urgent));
+        let superfluous = urgent || called_back || !self.wanted.contains(next) || self.parents_can_give(next);
         let at_boundary = self.source.at_boundary;
         if !run.is_empty() && (unwanted || (superfluous && at_boundary)) {
             self.source.stage = Stage::Idle;
@@ -296,6 +297,7 @@ impl Download {
             return false;
         }
         self.quiet = now;
+        self.link.resorted();
         match resort {
             Resort::Reschedule => {
                 let failed = self.parents.take_failed();

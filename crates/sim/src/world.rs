@@ -126,6 +126,7 @@ enum Happening {
     TurnOver { host: usize, life: u32 },
     Flows { due: Due },
     StreamBegins { child: usize, id: u64 },
+    StreamLives { child: usize, id: u64 },
     StreamEnds { child: usize, id: u64, end: download::End },
     SchedulerUp,
     Fault(Fault),
@@ -428,6 +429,7 @@ impl World {
                 }
             }
             Happening::StreamBegins { child, id } => self.stream_begins(child, id),
+            Happening::StreamLives { child, id } => self.stream_lives(child, id),
             Happening::StreamEnds { child, id, end } => {
                 if self.hosts[child].stream.as_ref().is_some_and(|stream| stream.id == id) {
                     self.drop_stream(child);

@@ -385,12 +385,18 @@ impl Core {
         state.source_spent = false;
         let (task, forbidden) = (state.task, state.wish == SourceWish::Forbidden);
         self.unsettled.work.insert(task);
+        if !forbidden && self.lease_unproven(now, &task, peer, piece) {
+            return;
+        }
         let holders = self.holders_of(peer, piece);
         if !holders.is_empty() {
             return self.offer(now, peer, holders);
         }
         let Some(state) = self.tasks.get(&task) else { return };
-        let lease = state.lease_of(piece).map(|lease| (lease.peer.clone(), lease.heard + self.config.lease_time));
+        // Where nothing comes for anybody it is not the holder's fault, and the next would fare no better.
+        let doublings = state.leases_lost.saturating_sub(1).min(DOUBLINGS);
+        let patience = self.config.lease_time.saturating_mul(1 << doublings);
+        let lease = state.lease_of(piece).map(|lease| (lease.peer.clone(), lease.heard + patience));
         let gets_on = lease.as_ref().is_some_and(|(holder, until)| holder != peer && *until > now);
         let has_own = self.has_lease(peer);
         let may = !has_own && !forbidden && state.seed.is_none() && state.copies_of(piece) == 0;
@@ -407,10 +413,25 @@ impl Core {
         self.lease_to(now, peer, piece.0..piece.0 + 1);
     }
 
+    /// A piece that somebody has and nobody vouches for, since it was read without a lease, helps nobody who was once told
+    /// to wait for proofs: it is read once more. Says whether it was so.
+    fn lease_unproven(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber) -> bool {
+        let Some(state) = self.tasks.get(task) else { return false };
+        let is_free = state.unproven.contains(piece) && state.lease_of(piece).is_none();
+        if !is_free || self.has_lease(peer) || state.leases.len() >= self.config.max_leases {
+            return false;
+        }
+        self.lease_to(now, peer, piece.0..piece.0 + 1);
+        true
+    }
+
     /// A piece that a peer waits for is in the lease of another who is not at it yet: the rest of that is the peer's now,
     /// a run of it. Says whether it was so.
     fn share_lease(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber) -> bool {
         let Some(state) = self.tasks.get(task) else { return false };
+        if state.leases.len() >= self.allowed_leases(state) {
+            return false;
+        }
         let run = self.run_length(state);
         let Some(lease) = state.lease_of(piece).filter(|lease| lease.peer != *peer && lease.pieces.start < piece.0)
         else {

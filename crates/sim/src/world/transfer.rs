@@ -176,6 +176,17 @@ impl World {
         }
         self.tell(child, download::Event::SourceOpened { geometry: self.plan.geometry });
         self.stream_goes_on(child, id);
+        self.stream_lives(child, id);
+    }
+
+    /// Bytes come while a piece takes its time.
+    pub(super) fn stream_lives(&mut self, child: usize, id: u64) {
+        let lives = self.hosts[child].stream.as_ref().is_some_and(|stream| stream.id == id && stream.flow.is_some());
+        if lives {
+            let at = self.now + Duration::from_secs(1);
+            self.at(at, Happening::StreamLives { child, id });
+            self.tell(child, download::Event::SourceProgress { bytes: 1 });
+        }
     }
 
     fn stream_goes_on(&mut self, child: usize, id: u64) {

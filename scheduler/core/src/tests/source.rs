@@ -189,6 +189,18 @@ fn a_piece_that_a_reader_waits_for_is_offered_promised_or_leased() {
 }
 
 #[test]
+fn a_piece_that_nobody_vouches_for_is_read_again_for_who_waits_for_it() {
+    let mut world = World::with_hosts(&["a", "b"]);
+    world.holds("a", 0..4);
+    world.register_as("a", SourceWish::Forbidden, true);
+    (0..PIECES).for_each(|piece| drop(world.piece("a", piece, None)));
+    world.register("b");
+    // a read it all without a lease: b was told of the proofs of none of it.
+    let answers = world.report("b", Report::Late { piece: PieceNumber(5) });
+    assert!(answers.iter().any(|(to, what)| to == "b" && matches!(what, Told::Run(5, 6) | Told::Parents(_, false))));
+}
+
+#[test]
 fn a_short_lease_is_cut_only_for_one_who_waits_for_a_piece_of_it() {
     let mut world = World::new(Config::default());
     ["a", "b"].into_iter().for_each(|name| drop(world.announce(super::world::host_info(name))));
