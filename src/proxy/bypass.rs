@@ -85,3 +85,19 @@ impl Bypass {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use regex::Regex;
+
+    #[test]
+    fn each_label_is_explained_to_operators() {
+        let docs = include_str!("../../docs/clients.md");
+        let labels = Regex::new(r#"Self::\w+ => "([a-z-]+)""#).unwrap();
+        let labels: Vec<_> = labels.captures_iter(include_str!("bypass.rs")).map(|found| found[1].to_owned()).collect();
+        assert!(labels.len() > 20, "{labels:?}");
+        for label in labels {
+            assert!(docs.contains(&format!("\n| `{label}` | ")), "docs/clients.md does not explain {label}");
+        }
+    }
+}
