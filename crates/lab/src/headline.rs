@@ -19,7 +19,7 @@ use crate::report::{self, Chart, Line, Table};
 use crate::units::{Rate, Size};
 
 /// Above this, all links of a run together are more than two processors carry.
-const MOST_TOGETHER: f64 = 1.6e9;
+const MOST_TOGETHER: f64 = 0.8e9;
 /// A run that took more of the machine's processors than this says more about them than about the swarm.
 const BUSY: f64 = 0.6;
 /// How often links are looked at for a timeline.
@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// The origin's link, each way
     #[arg(long, default_value = "2000Mbit")]
     origin: Rate,
-    /// Divide all links by this [default: as much as keeps N links together below 1.6 Gbit/s, to the next power of two]
+    /// Divide all links by this [default: as much as keeps N links together below 800 Mbit/s, to the next power of two]
     #[arg(long)]
     scale: Option<f64>,
     /// Run each so often; the run with the median last host is reported
