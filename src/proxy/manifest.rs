@@ -8,7 +8,6 @@
 //! What is kept is in memory, within bounds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +18,7 @@ use moka::future::Cache;
 use tokio::time::Instant;
 
 use super::access::Record;
-use super::authorize::Denied;
+use super::authorize::{Denied, Held};
 use super::bypass::Bypass;
 use super::config::PrivateContent;
 use super::fault::Fault;
@@ -46,7 +45,7 @@ struct Kept {
     body: Bytes,
     came: Instant,
     /// Whether the registry gave it to a caller without credentials.
-    public: AtomicBool,
+    public: bool,
 }
 
 impl Kept {
@@ -96,7 +95,7 @@ impl Inner {
         }
         if let Some(digest) = digest
             && let Some(kept) = self.manifests.by_digest.get(&digest).await
-            && self.may_have_manifest(&parts, &target, &kept).await?
+            && self.may_have_manifest(&parts, &target, digest, &kept).await?
         {
             self.metrics.manifest("held");
             return Ok(self.respond(&parts.method, &kept, &target, false));
@@ -120,17 +119,23 @@ impl Inner {
     }
 
     /// Whether this caller may have a manifest that is kept. A no is the registry's to tell.
-    async fn may_have_manifest(&self, parts: &request::Parts, target: &Target, kept: &Kept) -> Result<bool, Fault> {
-        let public = || kept.public.load(Ordering::Relaxed);
-        if public() {
+    async fn may_have_manifest(
+        &self,
+        parts: &request::Parts,
+        target: &Target,
+        digest: Digest,
+        kept: &Kept,
+    ) -> Result<bool, Fault> {
+        if kept.public {
             return Ok(true);
         }
-        let key = self.authorizer.key(parts, target);
+        let held = Held { digest, length: kept.body.len() as u64 };
+        let key = self.authorizer.key(parts, target, held.length);
         let mut headers = outbound(parts, target, &self.config().id);
         if let Some(token) = self.token_for_anybody(parts, target).await {
             headers.insert(header::AUTHORIZATION, token);
         }
-        match self.authorizer.ask(self.client_for(parts), key, target, headers).await {
+        match self.authorizer.ask(self.client_for(parts), key, target, headers, held).await {
             Ok(()) => Ok(true),
             Err(Denied::Registry) => Ok(false),
             Err(Denied::Unreachable(error)) => Err(Fault::from(&error)),
@@ -187,7 +192,7 @@ impl Inner {
             headers: head.headers,
             body,
             came: Instant::now(),
-            public: AtomicBool::new(public),
+            public,
         };
         if kept.status == StatusCode::OK && parts.method == Method::GET {
             self.keep(parts, target, key, digest, &kept).await;
@@ -196,7 +201,7 @@ impl Inner {
     }
 
     async fn keep(&self, parts: &request::Parts, target: &Target, key: [u8; 32], named: Option<Digest>, kept: &Kept) {
-        if self.config().private_content == PrivateContent::Off && !kept.public.load(Ordering::Relaxed) {
+        if self.config().private_content == PrivateContent::Off && !kept.public {
             return;
         }
         if !may_be_stored(&kept.headers) {
@@ -209,7 +214,8 @@ impl Inner {
         if let Some(digest) = named.or_else(said).filter(|digest: &Digest| digest.is_of(&kept.body)) {
             self.manifests.by_digest.insert(digest, stored.clone()).await;
             if named.is_some() {
-                self.authorizer.admit(self.authorizer.key(parts, target)).await;
+                let length = kept.body.len() as u64;
+                self.authorizer.admit(self.authorizer.key(parts, target, length)).await;
             }
         }
         if named.is_none() {
@@ -258,7 +264,7 @@ impl Kept {
             headers: self.headers.clone(),
             body: self.body.clone(),
             came,
-            public: AtomicBool::new(self.public.load(Ordering::Relaxed)),
+            public: self.public,
         }
     }
 }

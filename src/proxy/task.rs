@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use damselfly_core::swarm::SourceWish;
-use damselfly_core::{Audience, Digest, Identity, RangeWish, TaskId};
+use damselfly_core::{Audience, Digest, Identity, RangeWish};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, request};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -22,23 +22,23 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::access::Record;
-use super::authorize::Denied;
+use super::authorize::{CONTENT_DIGEST, Denied, Held};
 use super::bypass::Bypass;
 use super::conditional::{PRECONDITIONS, wish, wish_of};
 use super::config::PrivateContent;
 use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
-use super::headers::{add_via, has_credentials, is_just_modified, kept, strip_sums, vary};
+use super::headers::{add_via, has_credentials, is_just_modified, kept, strip_sums, varies_by_caller, vary};
 use super::route::{DownloadOptions, Label, Target};
 use super::rules::identity_url;
 use crate::backend::{SourceRequest, SourceResponse};
 use crate::net::{Body, BoxError, ClientConnection, empty_body};
 use crate::p2p::{Admission, Broken, ContentStream, Known, OpenError, Opened, TaskSpec};
+use crate::storage::StoredTask;
 
 const TASK_ID: HeaderName = HeaderName::from_static("x-dragonfly-task-id");
 const FINISHED: HeaderName = HeaderName::from_static("x-dragonfly-task-download-finished");
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// How often a registry's challenge for a blob is answered with a new token: one that was remembered may be too old.
 const MAX_CHALLENGES: u32 = 2;
@@ -270,6 +270,10 @@ impl Inner {
         if validators.strong_etag().is_none() && is_just_modified(&answer.headers, SystemTime::now()) {
             return Err(Bypass::JustModified);
         }
+        // What is another content for every caller has a tag for each, but may have one date for all.
+        if validators.strong_etag().is_none() && varies_by_caller(&answer.headers) {
+            return Err(Bypass::Vary);
+        }
         let identity = Identity::Version {
             url: identity_url(&request.target.uri, request.options.filter()),
             validators,
@@ -361,11 +365,16 @@ impl Inner {
             }
             Opened::Unsatisfiable { .. } => return Err(Fallback::Direct(Bypass::RangeForm)),
             Opened::Origin(answer) if self.wants_token(request, &answer) => return Err(Fallback::Challenged(answer)),
+            // It may be where a redirect led to: the client is to see the redirect.
+            Opened::Origin(answer) if digest.is_some() && answer.is_page() => {
+                return Err(Fallback::Direct(Bypass::Status));
+            }
             Opened::Origin(answer) => {
                 note(record, Bypass::Status);
                 return Ok(self.untouched(answer, request.target));
             }
         };
+        let (content, length) = (stream.stored().clone(), stream.length());
         let first = async {
             match timeout_at(request.deadline, stream.frame()).instrument(span).await {
                 Ok(Some(Ok(frame))) => Ok(Some(frame)),
@@ -375,10 +384,14 @@ impl Inner {
             }
         };
         let allowed = async {
-            match digest {
-                Some(_) => self.may_have(request, task, &admission, asked_with).await,
+            let Some(digest) = digest else {
                 // The probe, or the request itself, was the question.
-                None => Ok(()),
+                return Ok(());
+            };
+            let asking = self.may_have(request, Held { digest, length }, &content, &admission, asked_with);
+            match timeout_at(request.deadline, asking).await {
+                Ok(allowed) => allowed,
+                Err(_) => Err(self.late()),
             }
         };
         let (first, ()) = tokio::try_join!(first, allowed)?;
@@ -397,25 +410,29 @@ impl Inner {
     async fn may_have(
         &self,
         request: &TaskRequest<'_>,
-        task: TaskId,
+        held: Held,
+        content: &StoredTask,
         admission: &Admission,
         asked_with: HeaderMap,
     ) -> Result<(), Fallback> {
-        if self.tasks.audience(&task) == Some(Audience::Public) {
+        if content.audience() == Audience::Public {
             return Ok(());
         }
-        let key = self.authorizer.key(request.parts, request.target);
+        let key = self.authorizer.key(request.parts, request.target, held.length);
         if admission.cookies().is_some() {
             self.authorizer.admit(key).await;
         } else {
-            match self.authorizer.ask(self.client_for(request.parts), key, request.target, asked_with).await {
+            match self.authorizer.ask(self.client_for(request.parts), key, request.target, asked_with, held).await {
                 Ok(()) => {}
                 Err(Denied::Registry) => return Err(Fallback::Direct(Bypass::Credentials)),
                 Err(Denied::Unreachable(error)) => return Err(Fallback::Fault(Fault::from(&error))),
             }
         }
-        if !self.is_private(request) {
-            self.tasks.set_public(&task);
+        // What stands in a query may be what opened it.
+        let by_name_alone = !self.is_private(request) && request.target.uri.query().is_none();
+        // What is kept for this host alone stays so.
+        if by_name_alone && content.audience() == Audience::Private {
+            content.set_audience(Audience::Public);
         }
         Ok(())
     }
