@@ -27,8 +27,9 @@ use super::headers::is_credential;
 use super::metrics::Metrics;
 use super::route::Target;
 use super::rules::bears_signature;
+use super::token::is_remote;
 use crate::backend::{Backend, SourceRequest};
-use crate::net::{ClientConnection, HttpClient, NetError, ResponseBody, empty_body};
+use crate::net::{HttpClient, NetError, ResponseBody, empty_body};
 
 /// How a registry's answer says which content it is.
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -51,8 +52,8 @@ pub(super) struct Held {
 /// Why a caller may not have a content.
 #[derive(Clone, Debug)]
 pub(super) enum Denied {
-    /// The registry says no, or nothing that is an answer.
-    Registry,
+    /// The registry says no, or nothing that is an answer; with its challenge where it asks for credentials.
+    Registry(Option<Box<HeaderMap>>),
     /// The registry cannot be asked.
     Unreachable(NetError),
 }
@@ -84,8 +85,7 @@ impl Authorizer {
         add(&self.secret);
         add(&length.to_be_bytes());
         // Clients on other hosts may not ask every server.
-        let remote = parts.extensions.get::<ClientConnection>().is_some_and(ClientConnection::is_remote);
-        add(&[u8::from(remote)]);
+        add(&[u8::from(is_remote(parts))]);
         // The path has repository and digest in it.
         add(target.uri.scheme_str().unwrap_or_default().as_bytes());
         add(target.uri.authority().map_or("", |authority| authority.as_str()).to_ascii_lowercase().as_bytes());
@@ -124,7 +124,7 @@ impl Authorizer {
             (Ok(()), false) => "kept",
             (Ok(()), true) => "granted",
             (Err(denied), _) => match &**denied {
-                Denied::Registry => "denied",
+                Denied::Registry(_) => "denied",
                 Denied::Unreachable(_) => "unreachable",
             },
         });
@@ -137,17 +137,18 @@ async fn question(client: &HttpClient, target: &Target, headers: HeaderMap, held
     let unclear = match answer.status() {
         status if status.is_success() && held.is_named_by(answer.headers()) => return Ok(()),
         status if status.is_redirection() && leads_to_signed(answer.headers()) => return Ok(()),
+        StatusCode::UNAUTHORIZED => return Err(Denied::Registry(Some(Box::new(answer.into_parts().0.headers)))),
         // A server that does not know HEAD, or not for this.
         StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => true,
         status => status.is_success() || status.is_redirection(),
     };
     if !unclear {
-        return Err(Denied::Registry);
+        return Err(Denied::Registry(None));
     }
     let request = SourceRequest::new(target.uri.clone(), headers).following_redirects();
     let answer = Backend::new(client.clone()).get(&request, Some((0, Some(1))), None).await;
     let span = answer.map_err(Denied::Unreachable)?.span();
-    if span.is_some_and(|span| span.total == held.length) { Ok(()) } else { Err(Denied::Registry) }
+    if span.is_some_and(|span| span.total == held.length) { Ok(()) } else { Err(Denied::Registry(None)) }
 }
 
 impl Held {

@@ -15,7 +15,7 @@ use damselfly_core::Digest;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use moka::future::Cache;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::access::Record;
 use super::authorize::{Denied, Held};
@@ -26,6 +26,7 @@ use super::forward::outbound;
 use super::handler::Inner;
 use super::headers::has_credentials;
 use super::route::Target;
+use super::token::is_remote;
 use crate::backend::may_be_stored;
 use crate::net::{Body, empty_body};
 use crate::registry::request_key;
@@ -34,6 +35,8 @@ use crate::registry::request_key;
 const MAX_MANIFEST: usize = 4 << 20;
 /// The most bytes of all manifests that are kept by digest; as many by tag.
 const MAX_KEPT: u64 = 16 << 20;
+/// How manifests are asked for.
+const PLAIN: HeaderValue = HeaderValue::from_static("identity");
 /// What a kept manifest takes besides its body.
 const OVERHEAD: usize = 2048;
 
@@ -58,8 +61,8 @@ impl Kept {
 #[derive(Clone)]
 enum Missed {
     Fault(Fault),
-    /// It is longer than a manifest may be: it is passed on as it comes.
-    TooLong,
+    /// It is longer than a manifest may be, or comes slower: it is passed on as it comes.
+    Direct,
 }
 
 /// What is kept of manifests, and the requests in flight.
@@ -100,7 +103,7 @@ impl Inner {
             self.metrics.manifest("held");
             return Ok(self.respond(&parts.method, &kept, &target, false));
         }
-        let key = request_key(&parts.method, &target.uri, &parts.headers, &[]);
+        let key = request_key(&parts.method, &target.uri, &parts.headers, &[], is_remote(&parts));
         let mut asked = false;
         let ask = async {
             asked = true;
@@ -114,7 +117,7 @@ impl Inner {
                 Ok(self.respond(&parts.method, &kept, &target, asked))
             }
             Err(Missed::Fault(fault)) => Err(fault),
-            Err(Missed::TooLong) => Ok(self.pass(self.fetch_for_anybody(&parts, &target).await?, &target)),
+            Err(Missed::Direct) => Ok(self.pass(self.fetch_for_anybody(&parts, &target).await?, &target)),
         }
     }
 
@@ -132,12 +135,13 @@ impl Inner {
         let held = Held { digest, length: kept.body.len() as u64 };
         let key = self.authorizer.key(parts, target, held.length);
         let mut headers = outbound(parts, target, &self.config().id);
+        headers.insert(header::ACCEPT_ENCODING, PLAIN);
         if let Some(token) = self.token_for_anybody(parts, target).await {
             headers.insert(header::AUTHORIZATION, token);
         }
         match self.authorizer.ask(self.client_for(parts), key, target, headers, held).await {
             Ok(()) => Ok(true),
-            Err(Denied::Registry) => Ok(false),
+            Err(Denied::Registry(_)) => Ok(false),
             Err(Denied::Unreachable(error)) => Err(Fault::from(&error)),
         }
     }
@@ -152,6 +156,8 @@ impl Inner {
     ) -> Result<Kept, Missed> {
         let before = self.manifests.by_tag.get(&key).await;
         let mut asking = parts.clone();
+        // Those who share the answer may take other encodings, and the digest is that of the manifest as it is.
+        asking.headers.insert(header::ACCEPT_ENCODING, PLAIN);
         if let Some(etag) = before.as_ref().and_then(|kept| kept.headers.get(header::ETAG)) {
             asking.headers.insert(header::IF_NONE_MATCH, etag.clone());
         }
@@ -175,12 +181,13 @@ impl Inner {
         let (head, body) = answer.into_parts();
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if length.is_some_and(|length: usize| length > MAX_MANIFEST) && parts.method == Method::GET {
-            return Err(Missed::TooLong);
+            return Err(Missed::Direct);
         }
-        let body = match Limited::new(body, MAX_MANIFEST).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => return Err(Missed::TooLong),
-            Err(error) => {
+        let body = match timeout(self.config().first_byte, Limited::new(body, MAX_MANIFEST).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Err(_) => return Err(Missed::Direct),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(Missed::Direct),
+            Ok(Err(error)) => {
                 let sentence = format!("The registry's answer broke off: {error}.");
                 return Err(Missed::Fault(Fault::upstream(StatusCode::BAD_GATEWAY, sentence)));
             }

@@ -32,8 +32,9 @@ use super::handler::Inner;
 use super::headers::{add_via, has_credentials, is_just_modified, kept, strip_sums, varies_by_caller, vary};
 use super::route::{DownloadOptions, Label, Target};
 use super::rules::identity_url;
+use super::token::{is_remote, serves_anybody};
 use crate::backend::{SourceRequest, SourceResponse};
-use crate::net::{Body, BoxError, ClientConnection, empty_body};
+use crate::net::{Body, BoxError, empty_body};
 use crate::p2p::{Admission, Broken, ContentStream, Known, OpenError, Opened, TaskSpec};
 use crate::storage::StoredTask;
 
@@ -61,6 +62,8 @@ enum Fallback {
     Direct(Bypass),
     /// The registry asks a caller without credentials for a token: its answer.
     Challenged(SourceResponse),
+    /// The registry, asked whether a caller without credentials may have what is held, asks for a token.
+    Denied(Box<HeaderMap>),
     /// The content changed: what is known of it is wrong.
     Changed,
     /// The client is told.
@@ -73,6 +76,7 @@ impl Fallback {
         match self {
             Self::Direct(why) => *why,
             Self::Challenged(_) => Bypass::Status,
+            Self::Denied(_) => Bypass::Credentials,
             Self::Changed | Self::Fault(_) => Bypass::TaskFailed,
         }
     }
@@ -189,6 +193,15 @@ impl Inner {
                     if new.is_none() || challenged == MAX_CHALLENGES {
                         note(record, Bypass::Status);
                         return Ok(self.untouched(answer, &target));
+                    }
+                    challenged += 1;
+                    token = new;
+                }
+                Err(Fallback::Denied(challenge)) if challenged < MAX_CHALLENGES => {
+                    let new = self.token_by_challenge(&parts, &target, &challenge, token.as_ref()).await;
+                    if new.is_none() {
+                        note(record, Bypass::Credentials);
+                        return self.direct(&request).await;
                     }
                     challenged += 1;
                     token = new;
@@ -319,8 +332,7 @@ impl Inner {
             headers.remove(name);
         }
         let source = SourceRequest::new(request.target.uri.clone(), headers);
-        let remote = request.parts.extensions.get::<ClientConnection>().is_some_and(ClientConnection::is_remote);
-        if remote { source.for_others() } else { source }
+        if is_remote(request.parts) { source.for_others() } else { source }
     }
 
     /// Whether what this request gets is for its sender, as far as anybody knows.
@@ -424,7 +436,10 @@ impl Inner {
         } else {
             match self.authorizer.ask(self.client_for(request.parts), key, request.target, asked_with, held).await {
                 Ok(()) => {}
-                Err(Denied::Registry) => return Err(Fallback::Direct(Bypass::Credentials)),
+                Err(Denied::Registry(Some(challenge))) if serves_anybody(&request.parts.headers, request.target) => {
+                    return Err(Fallback::Denied(challenge));
+                }
+                Err(Denied::Registry(_)) => return Err(Fallback::Direct(Bypass::Credentials)),
                 Err(Denied::Unreachable(error)) => return Err(Fallback::Fault(Fault::from(&error))),
             }
         }
