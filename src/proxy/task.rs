@@ -223,8 +223,8 @@ impl Inner {
             source.headers.insert(header::AUTHORIZATION, token);
         }
         TaskSpec {
-            // Until the registry has said that it is public.
-            audience: self.private_audience(),
+            // Until the registry has said that it is public. What a caller without credentials gets is.
+            audience: if self.is_private(request) { self.private_audience() } else { Audience::Private },
             ..self.spec(request, Identity::Digest(digest), source, None)
         }
     }
