@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use damselfly_core::Validators;
 use futures_util::{StreamExt as _, stream};
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 use http::{Extensions, HeaderMap, HeaderName, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
@@ -108,6 +108,12 @@ impl SourceResponse {
     /// Whether the source lets others than the asker keep its answer.
     pub fn may_be_stored(&self) -> bool {
         may_be_stored(&self.headers)
+    }
+
+    /// Whether this is a page for people: what gateways show to callers whom they do not know.
+    pub fn is_page(&self) -> bool {
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/html")
     }
 
     fn length(&self) -> Option<u64> {

@@ -285,9 +285,9 @@ impl Driver {
             Ok(opened) => opened,
             Err(trouble) => return self.source_refused(trouble),
         };
-        // Before readers can see the file, so that who was admitted by this answer is not asked again.
-        self.spec.admission.grant(&opened.response.headers);
         if self.stored.is_none() {
+            // Before readers can see the file, so that who was admitted by this answer is not asked again.
+            self.spec.admission.grant(&opened.response.headers);
             self.headers = opened.response.headers.clone();
             let geometry = self.spec.geometry(opened.total);
             let created = match geometry {
@@ -305,6 +305,7 @@ impl Driver {
             self.source = None;
             return Ok(Happened::Event(Event::SourceEnded(End::Changed)));
         }
+        self.spec.admission.grant(&opened.response.headers);
         self.copy(opened, stored);
         Ok(Happened::Event(Event::SourceOpened { geometry }))
     }

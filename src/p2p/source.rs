@@ -53,6 +53,8 @@ pub(crate) struct Opened {
 pub(crate) struct Expected {
     pub(crate) validators: Validators,
     pub(crate) length: Option<u64>,
+    /// Whether it is a blob of a registry: then a page for people is not it.
+    pub(crate) by_digest: bool,
 }
 
 /// Asks the source for `range` (everything, if there is none) and judges its answer.
@@ -84,6 +86,9 @@ pub(crate) fn judge(
         StatusCode::OK | StatusCode::PARTIAL_CONTENT if response.may_be_stored() => {}
         StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => return Err(Trouble::Changed),
         _ => return Err(Trouble::Refused(response)),
+    }
+    if expected.by_digest && response.is_page() {
+        return Err(Trouble::Refused(response));
     }
     if !expected.validators.agrees_with(&response.validators()) {
         return Err(Trouble::Changed);

@@ -50,7 +50,7 @@ type Bytestream = Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>;
 
 /// The bytes of a range of a task's content, as they come.
 pub struct ContentStream {
-    id: TaskId,
+    stored: StoredTask,
     length: u64,
     range: ByteRange,
     left: u64,
@@ -91,20 +91,25 @@ impl ContentStream {
             }
         });
         Self {
-            id: stored.id(),
             length,
             range,
             left: range.len(),
             headers,
             complete: stored.have().is_full(),
+            stored,
             traffic,
             bytes: Box::pin(bytes),
         }
     }
 
     /// The task's id.
-    pub const fn task_id(&self) -> TaskId {
-        self.id
+    pub fn task_id(&self) -> TaskId {
+        self.stored.id()
+    }
+
+    /// The content that it reads.
+    pub const fn stored(&self) -> &StoredTask {
+        &self.stored
     }
 
     /// The whole content's length in bytes.
@@ -135,7 +140,7 @@ impl ContentStream {
 
 impl std::fmt::Debug for ContentStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ContentStream").field("id", &self.id).field("range", &self.range).finish_non_exhaustive()
+        f.debug_struct("ContentStream").field("id", &self.task_id()).field("range", &self.range).finish_non_exhaustive()
     }
 }
 

@@ -155,7 +155,8 @@ impl TaskSpec {
             Identity::Version { validators, .. } => validators.clone(),
             Identity::Digest(_) => Default::default(),
         };
-        Expected { validators, length: self.known.as_ref().map(|known| known.length) }
+        let by_digest = self.identity.digest().is_some();
+        Expected { validators, length: self.known.as_ref().map(|known| known.length), by_digest }
     }
 
     pub(crate) fn origin(&self) -> Origin {
@@ -294,13 +295,6 @@ impl Tasks {
     /// Whom the stored content of a task may be given to; `None` where nothing is stored.
     pub fn audience(&self, id: &TaskId) -> Option<Audience> {
         self.0.parts.storage.peek(id).map(|stored| stored.audience())
-    }
-
-    /// Notes that the source gives a task's content to anybody. What is kept for this host alone stays so.
-    pub fn set_public(&self, id: &TaskId) {
-        if let Some(stored) = self.0.parts.storage.peek(id).filter(|stored| stored.audience() == Audience::Private) {
-            stored.set_audience(Audience::Public);
-        }
     }
 
     /// Whether this host is downloading the task.

@@ -147,7 +147,7 @@ impl Inner {
         self.send(parts, headers, empty_body(), target, None).await.map_err(|error| Fault::from(&error))
     }
 
-    async fn send(
+    pub(super) async fn send(
         &self,
         parts: &request::Parts,
         headers: HeaderMap,

@@ -36,8 +36,8 @@ pub(super) struct Inner {
     pub(super) authorizer: Authorizer,
     pub(super) tokens: Tokens,
     pub(super) manifests: Manifests,
-    /// What registries ask of their callers, by the URL of their ping.
-    pub(super) challenges: moka::future::Cache<String, Option<Challenge>>,
+    /// What registries ask of their callers, by the URL of their ping and whether the caller is on another host.
+    pub(super) challenges: moka::future::Cache<(String, bool), Option<Challenge>>,
     pub(super) interceptor: Interceptor,
     pub(super) drain: Watch,
     pub(super) metrics: Metrics,
@@ -81,13 +81,16 @@ impl Inner {
         let own_token = OwnToken::find(&parts.headers);
         let has_own_token = own_token.is_some();
         if let Some(token) = own_token {
-            let registry = match classify(&parts, &self.routes, &session.ingress).target() {
-                Some(target) => target.uri.authority().map(ToString::to_string).unwrap_or_default(),
-                // A client that tries the token that it was given.
-                None => return Ok(pong(record)),
-            };
+            let route = classify(&parts, &self.routes, &session.ingress);
+            // A client that tries the token that it was given.
+            if matches!(route, Route::Ping | Route::Challenge) {
+                return Ok(pong(record));
+            }
             parts.headers.remove(header::AUTHORIZATION);
-            token.unwrap_into(&mut parts.headers, &registry);
+            if let Some(target) = route.target() {
+                let registry = target.uri.authority().map(ToString::to_string).unwrap_or_default();
+                token.unwrap_into(&mut parts.headers, &registry);
+            }
         }
         let route = match classify(&parts, &self.routes, &session.ingress) {
             // The token holds nothing, for a registry that wants nothing.
@@ -113,7 +116,7 @@ impl Inner {
         };
         if let Some(target) = route.target() {
             note(record, target);
-            if self.tokens.is_question(&parts.method, &target.uri) {
+            if self.tokens.is_question(&parts.method, &target.uri, &parts.headers) {
                 return self.token_question(&parts, body, target, record).await;
             }
         }

@@ -219,6 +219,11 @@ pub(super) fn vary(answer: &HeaderMap, request: &HeaderMap) -> Option<Vec<(Strin
     (found.len() <= MAX_VARY.0 && bytes <= MAX_VARY.1).then_some(found)
 }
 
+/// Whether an answer may be another one for callers with other credentials.
+pub(super) fn varies_by_caller(answer: &HeaderMap) -> bool {
+    tokens(answer, &header::VARY).filter_map(|name| name.parse().ok()).any(|name| is_credential(&name))
+}
+
 /// Removes what is said of the bytes of one message only: in an answer with a part of the content it is said of the
 /// part (RFC 9530, 2; RFC 1864; RFC 9421).
 pub(super) fn strip_sums(headers: &mut HeaderMap) {

@@ -8,7 +8,6 @@
 //! What is kept is in memory, within bounds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +15,10 @@ use damselfly_core::Digest;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use moka::future::Cache;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::access::Record;
-use super::authorize::Denied;
+use super::authorize::{Denied, Held};
 use super::bypass::Bypass;
 use super::config::PrivateContent;
 use super::fault::Fault;
@@ -27,6 +26,7 @@ use super::forward::outbound;
 use super::handler::Inner;
 use super::headers::has_credentials;
 use super::route::Target;
+use super::token::is_remote;
 use crate::backend::may_be_stored;
 use crate::net::{Body, empty_body};
 use crate::registry::request_key;
@@ -35,6 +35,8 @@ use crate::registry::request_key;
 const MAX_MANIFEST: usize = 4 << 20;
 /// The most bytes of all manifests that are kept by digest; as many by tag.
 const MAX_KEPT: u64 = 16 << 20;
+/// How manifests are asked for.
+const PLAIN: HeaderValue = HeaderValue::from_static("identity");
 /// What a kept manifest takes besides its body.
 const OVERHEAD: usize = 2048;
 
@@ -46,7 +48,7 @@ struct Kept {
     body: Bytes,
     came: Instant,
     /// Whether the registry gave it to a caller without credentials.
-    public: AtomicBool,
+    public: bool,
 }
 
 impl Kept {
@@ -59,8 +61,8 @@ impl Kept {
 #[derive(Clone)]
 enum Missed {
     Fault(Fault),
-    /// It is longer than a manifest may be: it is passed on as it comes.
-    TooLong,
+    /// It is longer than a manifest may be, or comes slower: it is passed on as it comes.
+    Direct,
 }
 
 /// What is kept of manifests, and the requests in flight.
@@ -96,12 +98,12 @@ impl Inner {
         }
         if let Some(digest) = digest
             && let Some(kept) = self.manifests.by_digest.get(&digest).await
-            && self.may_have_manifest(&parts, &target, &kept).await?
+            && self.may_have_manifest(&parts, &target, digest, &kept).await?
         {
             self.metrics.manifest("held");
             return Ok(self.respond(&parts.method, &kept, &target, false));
         }
-        let key = request_key(&parts.method, &target.uri, &parts.headers, &[]);
+        let key = request_key(&parts.method, &target.uri, &parts.headers, &[], is_remote(&parts));
         let mut asked = false;
         let ask = async {
             asked = true;
@@ -115,24 +117,31 @@ impl Inner {
                 Ok(self.respond(&parts.method, &kept, &target, asked))
             }
             Err(Missed::Fault(fault)) => Err(fault),
-            Err(Missed::TooLong) => Ok(self.pass(self.fetch_for_anybody(&parts, &target).await?, &target)),
+            Err(Missed::Direct) => Ok(self.pass(self.fetch_for_anybody(&parts, &target).await?, &target)),
         }
     }
 
     /// Whether this caller may have a manifest that is kept. A no is the registry's to tell.
-    async fn may_have_manifest(&self, parts: &request::Parts, target: &Target, kept: &Kept) -> Result<bool, Fault> {
-        let public = || kept.public.load(Ordering::Relaxed);
-        if public() {
+    async fn may_have_manifest(
+        &self,
+        parts: &request::Parts,
+        target: &Target,
+        digest: Digest,
+        kept: &Kept,
+    ) -> Result<bool, Fault> {
+        if kept.public {
             return Ok(true);
         }
-        let key = self.authorizer.key(parts, target);
+        let held = Held { digest, length: kept.body.len() as u64 };
+        let key = self.authorizer.key(parts, target, held.length);
         let mut headers = outbound(parts, target, &self.config().id);
+        headers.insert(header::ACCEPT_ENCODING, PLAIN);
         if let Some(token) = self.token_for_anybody(parts, target).await {
             headers.insert(header::AUTHORIZATION, token);
         }
-        match self.authorizer.ask(self.client_for(parts), key, target, headers).await {
+        match self.authorizer.ask(self.client_for(parts), key, target, headers, held).await {
             Ok(()) => Ok(true),
-            Err(Denied::Registry) => Ok(false),
+            Err(Denied::Registry(_)) => Ok(false),
             Err(Denied::Unreachable(error)) => Err(Fault::from(&error)),
         }
     }
@@ -147,6 +156,8 @@ impl Inner {
     ) -> Result<Kept, Missed> {
         let before = self.manifests.by_tag.get(&key).await;
         let mut asking = parts.clone();
+        // Those who share the answer may take other encodings, and the digest is that of the manifest as it is.
+        asking.headers.insert(header::ACCEPT_ENCODING, PLAIN);
         if let Some(etag) = before.as_ref().and_then(|kept| kept.headers.get(header::ETAG)) {
             asking.headers.insert(header::IF_NONE_MATCH, etag.clone());
         }
@@ -170,12 +181,13 @@ impl Inner {
         let (head, body) = answer.into_parts();
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if length.is_some_and(|length: usize| length > MAX_MANIFEST) && parts.method == Method::GET {
-            return Err(Missed::TooLong);
+            return Err(Missed::Direct);
         }
-        let body = match Limited::new(body, MAX_MANIFEST).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => return Err(Missed::TooLong),
-            Err(error) => {
+        let body = match timeout(self.config().first_byte, Limited::new(body, MAX_MANIFEST).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Err(_) => return Err(Missed::Direct),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(Missed::Direct),
+            Ok(Err(error)) => {
                 let sentence = format!("The registry's answer broke off: {error}.");
                 return Err(Missed::Fault(Fault::upstream(StatusCode::BAD_GATEWAY, sentence)));
             }
@@ -187,7 +199,7 @@ impl Inner {
             headers: head.headers,
             body,
             came: Instant::now(),
-            public: AtomicBool::new(public),
+            public,
         };
         if kept.status == StatusCode::OK && parts.method == Method::GET {
             self.keep(parts, target, key, digest, &kept).await;
@@ -196,7 +208,7 @@ impl Inner {
     }
 
     async fn keep(&self, parts: &request::Parts, target: &Target, key: [u8; 32], named: Option<Digest>, kept: &Kept) {
-        if self.config().private_content == PrivateContent::Off && !kept.public.load(Ordering::Relaxed) {
+        if self.config().private_content == PrivateContent::Off && !kept.public {
             return;
         }
         if !may_be_stored(&kept.headers) {
@@ -209,7 +221,8 @@ impl Inner {
         if let Some(digest) = named.or_else(said).filter(|digest: &Digest| digest.is_of(&kept.body)) {
             self.manifests.by_digest.insert(digest, stored.clone()).await;
             if named.is_some() {
-                self.authorizer.admit(self.authorizer.key(parts, target)).await;
+                let length = kept.body.len() as u64;
+                self.authorizer.admit(self.authorizer.key(parts, target, length)).await;
             }
         }
         if named.is_none() {
@@ -258,7 +271,7 @@ impl Kept {
             headers: self.headers.clone(),
             body: self.body.clone(),
             came,
-            public: AtomicBool::new(self.public.load(Ordering::Relaxed)),
+            public: self.public,
         }
     }
 }

@@ -187,6 +187,12 @@ pub(super) fn is_signed(uri: &Uri) -> bool {
     has_secret(uri, Filter::Named(&[]))
 }
 
+/// Whether a URL's query has a signature of a kind that we know.
+pub(super) fn bears_signature(uri: &Uri) -> bool {
+    let query = uri.query().unwrap_or_default();
+    unsigned(query).len() < pairs(query).count()
+}
+
 /// Names of parameters whose value is a secret; letters and digits only, in lower case, as those of [`SECRET_PARTS`].
 const SECRETS: [&str; 9] = ["auth", "code", "hmac", "key", "pass", "pwd", "sig", "sign", "ticket"];
 /// What in a parameter's name betrays the same.

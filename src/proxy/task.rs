@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use damselfly_core::swarm::SourceWish;
-use damselfly_core::{Audience, Digest, Identity, RangeWish, TaskId};
+use damselfly_core::{Audience, Digest, Identity, RangeWish};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, request};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -22,23 +22,24 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::access::Record;
-use super::authorize::Denied;
+use super::authorize::{CONTENT_DIGEST, Denied, Held};
 use super::bypass::Bypass;
 use super::conditional::{PRECONDITIONS, wish, wish_of};
 use super::config::PrivateContent;
 use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
-use super::headers::{add_via, has_credentials, is_just_modified, kept, strip_sums, vary};
+use super::headers::{add_via, has_credentials, is_just_modified, kept, strip_sums, varies_by_caller, vary};
 use super::route::{DownloadOptions, Label, Target};
 use super::rules::identity_url;
+use super::token::{is_remote, serves_anybody};
 use crate::backend::{SourceRequest, SourceResponse};
-use crate::net::{Body, BoxError, ClientConnection, empty_body};
+use crate::net::{Body, BoxError, empty_body};
 use crate::p2p::{Admission, Broken, ContentStream, Known, OpenError, Opened, TaskSpec};
+use crate::storage::StoredTask;
 
 const TASK_ID: HeaderName = HeaderName::from_static("x-dragonfly-task-id");
 const FINISHED: HeaderName = HeaderName::from_static("x-dragonfly-task-download-finished");
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// How often a registry's challenge for a blob is answered with a new token: one that was remembered may be too old.
 const MAX_CHALLENGES: u32 = 2;
@@ -61,6 +62,8 @@ enum Fallback {
     Direct(Bypass),
     /// The registry asks a caller without credentials for a token: its answer.
     Challenged(SourceResponse),
+    /// The registry, asked whether a caller without credentials may have what is held, asks for a token.
+    Denied(Box<HeaderMap>),
     /// The content changed: what is known of it is wrong.
     Changed,
     /// The client is told.
@@ -73,6 +76,7 @@ impl Fallback {
         match self {
             Self::Direct(why) => *why,
             Self::Challenged(_) => Bypass::Status,
+            Self::Denied(_) => Bypass::Credentials,
             Self::Changed | Self::Fault(_) => Bypass::TaskFailed,
         }
     }
@@ -193,6 +197,15 @@ impl Inner {
                     challenged += 1;
                     token = new;
                 }
+                Err(Fallback::Denied(challenge)) if challenged < MAX_CHALLENGES => {
+                    let new = self.token_by_challenge(&parts, &target, &challenge, token.as_ref()).await;
+                    if new.is_none() {
+                        note(record, Bypass::Credentials);
+                        return self.direct(&request).await;
+                    }
+                    challenged += 1;
+                    token = new;
+                }
                 Err(fallback) => {
                     note(record, fallback.why());
                     return self.direct(&request).await;
@@ -210,8 +223,8 @@ impl Inner {
             source.headers.insert(header::AUTHORIZATION, token);
         }
         TaskSpec {
-            // Until the registry has said that it is public.
-            audience: self.private_audience(),
+            // Until the registry has said that it is public. What a caller without credentials gets is.
+            audience: if self.is_private(request) { self.private_audience() } else { Audience::Private },
             ..self.spec(request, Identity::Digest(digest), source, None)
         }
     }
@@ -270,6 +283,10 @@ impl Inner {
         if validators.strong_etag().is_none() && is_just_modified(&answer.headers, SystemTime::now()) {
             return Err(Bypass::JustModified);
         }
+        // What is another content for every caller has a tag for each, but may have one date for all.
+        if validators.strong_etag().is_none() && varies_by_caller(&answer.headers) {
+            return Err(Bypass::Vary);
+        }
         let identity = Identity::Version {
             url: identity_url(&request.target.uri, request.options.filter()),
             validators,
@@ -315,8 +332,7 @@ impl Inner {
             headers.remove(name);
         }
         let source = SourceRequest::new(request.target.uri.clone(), headers);
-        let remote = request.parts.extensions.get::<ClientConnection>().is_some_and(ClientConnection::is_remote);
-        if remote { source.for_others() } else { source }
+        if is_remote(request.parts) { source.for_others() } else { source }
     }
 
     /// Whether what this request gets is for its sender, as far as anybody knows.
@@ -361,11 +377,16 @@ impl Inner {
             }
             Opened::Unsatisfiable { .. } => return Err(Fallback::Direct(Bypass::RangeForm)),
             Opened::Origin(answer) if self.wants_token(request, &answer) => return Err(Fallback::Challenged(answer)),
+            // It may be where a redirect led to: the client is to see the redirect.
+            Opened::Origin(answer) if digest.is_some() && answer.is_page() => {
+                return Err(Fallback::Direct(Bypass::Status));
+            }
             Opened::Origin(answer) => {
                 note(record, Bypass::Status);
                 return Ok(self.untouched(answer, request.target));
             }
         };
+        let (content, length) = (stream.stored().clone(), stream.length());
         let first = async {
             match timeout_at(request.deadline, stream.frame()).instrument(span).await {
                 Ok(Some(Ok(frame))) => Ok(Some(frame)),
@@ -375,10 +396,14 @@ impl Inner {
             }
         };
         let allowed = async {
-            match digest {
-                Some(_) => self.may_have(request, task, &admission, asked_with).await,
+            let Some(digest) = digest else {
                 // The probe, or the request itself, was the question.
-                None => Ok(()),
+                return Ok(());
+            };
+            let asking = self.may_have(request, Held { digest, length }, &content, &admission, asked_with);
+            match timeout_at(request.deadline, asking).await {
+                Ok(allowed) => allowed,
+                Err(_) => Err(self.late()),
             }
         };
         let (first, ()) = tokio::try_join!(first, allowed)?;
@@ -397,25 +422,32 @@ impl Inner {
     async fn may_have(
         &self,
         request: &TaskRequest<'_>,
-        task: TaskId,
+        held: Held,
+        content: &StoredTask,
         admission: &Admission,
         asked_with: HeaderMap,
     ) -> Result<(), Fallback> {
-        if self.tasks.audience(&task) == Some(Audience::Public) {
+        if content.audience() == Audience::Public {
             return Ok(());
         }
-        let key = self.authorizer.key(request.parts, request.target);
+        let key = self.authorizer.key(request.parts, request.target, held.length);
         if admission.cookies().is_some() {
             self.authorizer.admit(key).await;
         } else {
-            match self.authorizer.ask(self.client_for(request.parts), key, request.target, asked_with).await {
+            match self.authorizer.ask(self.client_for(request.parts), key, request.target, asked_with, held).await {
                 Ok(()) => {}
-                Err(Denied::Registry) => return Err(Fallback::Direct(Bypass::Credentials)),
+                Err(Denied::Registry(Some(challenge))) if serves_anybody(&request.parts.headers, request.target) => {
+                    return Err(Fallback::Denied(challenge));
+                }
+                Err(Denied::Registry(_)) => return Err(Fallback::Direct(Bypass::Credentials)),
                 Err(Denied::Unreachable(error)) => return Err(Fallback::Fault(Fault::from(&error))),
             }
         }
-        if !self.is_private(request) {
-            self.tasks.set_public(&task);
+        // What stands in a query may be what opened it.
+        let by_name_alone = !self.is_private(request) && request.target.uri.query().is_none();
+        // What is kept for this host alone stays so.
+        if by_name_alone && content.audience() == Audience::Private {
+            content.set_audience(Audience::Public);
         }
         Ok(())
     }

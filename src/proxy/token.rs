@@ -4,6 +4,7 @@
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use url::form_urlencoded;
 
 use super::access::Record;
@@ -15,12 +16,10 @@ use super::headers::has_credentials;
 use super::route::{SERVICE, TOKEN_PATH, Target, named_host};
 use crate::net::{Body, ClientConnection, HttpClient, spoken_scheme};
 use crate::registry::{
-    API_VERSION, API_VERSION_HEADER, Bearer, Challenge, OwnToken, Registry, Resource, TokenAnswer, TokenError,
-    TokenRequest,
+    API_VERSION, API_VERSION_HEADER, Bearer, Challenge, MAX_QUESTION, OwnToken, Registry, Resource, TokenAnswer,
+    TokenError, TokenRequest, is_token_form,
 };
 
-/// The most bytes of a question that is POSTed.
-const MAX_QUESTION: usize = 64 << 10;
 /// How many scopes one question may have.
 const MAX_SCOPES: usize = 16;
 /// How long a token of ours is good for, as its client is told, in seconds.
@@ -69,7 +68,7 @@ impl Inner {
                 let url = bearer.token_url(&ping, &scopes).ok_or_else(|| {
                     Fault::upstream(StatusCode::BAD_GATEWAY, "The registry names no authorisation service.")
                 })?;
-                let mut question = TokenRequest::anonymous(url);
+                let mut question = TokenRequest::anonymous(url, is_remote(parts));
                 if let Some(credentials) = credentials {
                     self.refuse_downgrade(&ping, &question.uri)?;
                     question.headers.insert(header::AUTHORIZATION, credentials);
@@ -107,7 +106,9 @@ impl Inner {
             parts.extensions = asker.extensions.clone();
             let target = Target { uri: ping.clone(), mirror: None, keep_host: false };
             let headers = outbound(&parts, &target, &self.config().id);
-            let answer = self.fetch(&parts, headers, &target).await?;
+            let answer = timeout(self.config().first_byte, self.fetch(&parts, headers, &target)).await;
+            let late = || Fault::timeout("The registry did not say in time what tokens it wants.");
+            let answer = answer.unwrap_or_else(|_| Err(late()))?;
             match answer.status() {
                 StatusCode::UNAUTHORIZED => Ok(Challenge::find(answer.headers())),
                 status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Err(Fault::upstream(
@@ -117,7 +118,7 @@ impl Inner {
                 _ => Ok(None),
             }
         };
-        let challenge = self.challenges.try_get_with(ping.to_string(), ask).await;
+        let challenge = self.challenges.try_get_with((ping.to_string(), is_remote(asker)), ask).await;
         challenge.map_err(|fault: std::sync::Arc<Fault>| (*fault).clone())
     }
 
@@ -172,7 +173,11 @@ impl Inner {
             return None;
         }
         let url = self.tokens.remembered(&repository(target)?)?;
-        self.tokens.fetch(self.client_for(parts), TokenRequest::anonymous(url)).await.ok()?.authorization()
+        self.tokens
+            .fetch(self.client_for(parts), TokenRequest::anonymous(url, is_remote(parts)))
+            .await
+            .ok()?
+            .authorization()
     }
 
     /// The token that a registry's challenge says that anybody may have, and another one than was `tried`; `None` where
@@ -193,7 +198,7 @@ impl Inner {
             _ => vec![format!("repository:{}:pull", Resource::parse(target.uri.path())?.repository()?)],
         };
         let url = bearer.token_url(&target.uri, &own)?;
-        let question = TokenRequest::anonymous(url.clone());
+        let question = TokenRequest::anonymous(url.clone(), is_remote(parts));
         let mut answer = self.tokens.fetch(self.client_for(parts), question.clone()).await;
         if tried.is_some() && answer.as_ref().ok().and_then(TokenAnswer::authorization).as_ref() == tried {
             // The registry does not take it any more, whatever it said of its end.
@@ -225,9 +230,15 @@ impl Inner {
         let body =
             body.map_err(|_| Fault::malformed("The question for a token did not come whole, or is too long."))?;
         let mut headers = outbound(parts, target, &self.config().id);
+        let body = body.to_bytes();
+        if parts.method == Method::POST && !is_token_form(&body) {
+            let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+            let answer = self.send(parts, headers, body, target, None).await;
+            return Ok(self.pass(answer.map_err(|error| Fault::from(&error))?, target));
+        }
         headers.remove(header::CONTENT_LENGTH);
-        let question =
-            TokenRequest { method: parts.method.clone(), uri: target.uri.clone(), headers, body: body.to_bytes() };
+        let (method, uri) = (parts.method.clone(), target.uri.clone());
+        let question = TokenRequest { method, uri, headers, body, remote: is_remote(parts) };
         match self.tokens.fetch(self.client_for(parts), question).await {
             Ok(answer) | Err(TokenError::Answer(answer)) => Ok(self.passed_token(&answer, target)),
             Err(error) => Err(fault(error)),
@@ -246,8 +257,13 @@ impl Inner {
     }
 }
 
+/// Whether the client is on another host.
+pub(super) fn is_remote(parts: &request::Parts) -> bool {
+    parts.extensions.get::<ClientConnection>().is_some_and(ClientConnection::is_remote)
+}
+
 /// Whether a caller has nothing to show, and takes us for the registry: then we may show what anybody may have.
-fn serves_anybody(headers: &HeaderMap, target: &Target) -> bool {
+pub(super) fn serves_anybody(headers: &HeaderMap, target: &Target) -> bool {
     target.mirror.is_some() && !has_credentials(headers)
 }
 

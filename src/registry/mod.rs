@@ -23,20 +23,22 @@ pub use challenge::{Bearer, Challenge};
 pub use mirror::{Mirror, MirrorError, Mirrored, Naming, Registry};
 pub use own_token::OwnToken;
 pub use path::{Resource, is_ping, is_reference, is_registry_path};
-pub use tokens::{Metrics, TokenAnswer, TokenConfig, TokenError, TokenRequest, Tokens};
+pub use tokens::{MAX_QUESTION, Metrics, TokenAnswer, TokenConfig, TokenError, TokenRequest, Tokens, is_token_form};
 
 /// What of a request says nothing about the answer, so that other values make no other request.
 const INDIFFERENT: [HeaderName; 4] =
     [header::USER_AGENT, header::VIA, header::ACCEPT_ENCODING, header::ACCEPT_LANGUAGE];
 
 /// A key that is equal for requests with the same answer: method, URL, body and headers, the order of headers of
-/// different names aside. Credentials are in it as part of a hash.
-pub fn request_key(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
+/// different names aside, and whether the client is on another host. Credentials are in it as part of a hash.
+pub fn request_key(method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8], remote: bool) -> [u8; 32] {
     let mut hasher = Sha256::new();
     let mut add = |part: &[u8]| {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part);
     };
+    // Clients on other hosts may not ask every server.
+    add(&[u8::from(remote)]);
     add(method.as_str().as_bytes());
     add(uri.to_string().as_bytes());
     add(body);

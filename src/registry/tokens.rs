@@ -10,9 +10,10 @@
 //! and treated alike.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::header::Entry;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use moka::Expiry;
@@ -28,6 +29,8 @@ use crate::net::{HttpClient, NetError};
 
 /// Answers that are kept, realms that are known, and repositories whose scope is remembered.
 const MAX_KEPT: u64 = 4096;
+/// The most bytes of a question that is POSTed.
+pub const MAX_QUESTION: usize = 64 << 10;
 /// The most bytes of an answer.
 const MAX_ANSWER: usize = 1 << 20;
 /// How long a service may ask to be left alone; longer is taken for this.
@@ -64,17 +67,19 @@ pub struct TokenRequest {
     pub headers: HeaderMap,
     /// The question of a POST.
     pub body: Bytes,
+    /// Whether a client on another host asks: it may not ask every service.
+    pub remote: bool,
 }
 
 impl TokenRequest {
     /// A question without credentials.
-    pub fn anonymous(uri: Uri) -> Self {
+    pub fn anonymous(uri: Uri, remote: bool) -> Self {
         let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/json"))]);
-        Self { method: Method::GET, uri, headers, body: Bytes::new() }
+        Self { method: Method::GET, uri, headers, body: Bytes::new(), remote }
     }
 
     fn key(&self) -> [u8; 32] {
-        request_key(&self.method, &self.uri, &self.headers, &self.body)
+        request_key(&self.method, &self.uri, &self.headers, &self.body, self.remote)
     }
 
     fn has_credentials(&self) -> bool {
@@ -148,15 +153,32 @@ impl TokenAnswer {
             return Duration::ZERO;
         }
         let Ok(body) = serde_json::from_slice::<serde_json::Value>(&self.body) else { return Duration::ZERO };
-        let good = expires_in(&body);
+        let good = expires_in(&body).saturating_sub(self.age_at_first(&body));
         // Shortly before it expires, so that who gets it last can still use it.
         let reuse = Duration::from_secs(good.saturating_sub((good / 4).min(30)));
         if with_credentials { reuse.min(limit) } else { reuse }
     }
 }
 
+impl TokenAnswer {
+    /// How many seconds the token was old when it came, by the service's own clock: services keep tokens, too.
+    fn age_at_first(&self, body: &serde_json::Value) -> u64 {
+        let issued = body.get("issued_at").and_then(|issued| humantime::parse_rfc3339_weak(issued.as_str()?).ok());
+        let said = self.headers.get(header::DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let age = issued.zip(said).and_then(|(issued, said)| said.duration_since(issued).ok());
+        age.unwrap_or_default().as_secs()
+    }
+}
+
+/// How many seconds a token is good for, however that is written. What makes no sense is no time at all.
 fn expires_in(body: &serde_json::Value) -> u64 {
-    body.get("expires_in").and_then(serde_json::Value::as_u64).unwrap_or(EXPIRES_IN)
+    let seconds = match body.get("expires_in") {
+        None | Some(serde_json::Value::Null) => return EXPIRES_IN,
+        Some(serde_json::Value::String(text)) => text.trim().parse().ok(),
+        Some(value) => value.as_f64(),
+    };
+    // The conversion stays within the type's bounds.
+    seconds.map_or(0, |seconds: f64| seconds as u64).min(MAX_HOLD.as_secs())
 }
 
 /// Why there is no token.
@@ -262,11 +284,14 @@ impl Tokens {
         }
     }
 
-    /// Whether this is a question for a registry's token.
-    pub fn is_question(&self, method: &Method, uri: &Uri) -> bool {
+    /// Whether this is a question for a registry's token. Of a POST its [form](is_token_form) is still to be looked at.
+    pub fn is_question(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
         let known = || self.0.realms.contains_key(&realm_of(uri));
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let is_form = || text(header::CONTENT_TYPE).split(';').next() == Some("application/x-www-form-urlencoded");
+        let is_short = || text(header::CONTENT_LENGTH).parse().is_ok_and(|length: usize| length <= MAX_QUESTION);
         match *method {
-            Method::POST => known(),
+            Method::POST => is_form() && is_short() && known(),
             Method::GET => {
                 uri.query().is_some_and(|query| asks_for_scope(query) || query.contains("service=") && known())
             }
@@ -302,10 +327,14 @@ impl Tokens {
     /// There is no token; see [`TokenError`].
     pub async fn fetch(&self, client: &HttpClient, request: TokenRequest) -> Result<TokenAnswer, TokenError> {
         let with_credentials = request.has_credentials();
-        let mut asked = false;
+        let (mut asked, mut cookies) = (false, Vec::new());
         let ask = async {
             asked = true;
             let mut answer = self.ask(client, &request).await?;
+            // A cookie is for the caller whose question it was, and for nobody else.
+            if let Entry::Occupied(lines) = answer.headers.entry(header::SET_COOKIE) {
+                cookies.extend(lines.remove_entry_mult().1);
+            }
             answer.reuse = answer.reusable(with_credentials, self.0.config.reuse);
             if answer.token().is_some() { Ok(answer) } else { Err(TokenError::Answer(answer)) }
         };
@@ -315,7 +344,11 @@ impl Tokens {
             (Ok(_), true) => "asked",
             (Err(_), true) => "failed",
         });
-        answer.map_err(Arc::unwrap_or_clone)
+        let mut answer = answer.map_err(Arc::unwrap_or_clone);
+        if let Ok(answer) | Err(TokenError::Answer(answer)) = &mut answer {
+            answer.headers.extend(cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie)));
+        }
+        answer
     }
 
     async fn ask(&self, client: &HttpClient, request: &TokenRequest) -> Result<TokenAnswer, TokenError> {
@@ -348,14 +381,24 @@ impl Tokens {
 
 /// How long a service wants to be left alone, if it says so.
 fn wants_peace(answer: &TokenAnswer) -> Option<Duration> {
-    let after = answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    match (answer.status, after) {
+    match (answer.status, retry_after(&answer.headers)) {
         (StatusCode::TOO_MANY_REQUESTS, None) => Some(HOLD),
-        (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(seconds)) => {
-            Some(Duration::from_secs(seconds).clamp(HOLD, MAX_HOLD))
+        (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
+            Some(wait.clamp(HOLD, MAX_HOLD))
         }
         _ => None,
     }
+}
+
+/// What `Retry-After` says: a number of seconds, or a date, by the clock of the one who wrote it (RFC 9110, 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
+    let date = |name| text(name).and_then(|text| httpdate::parse_http_date(text).ok());
+    if let Ok(seconds) = text(header::RETRY_AFTER)?.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = date(header::DATE).unwrap_or_else(SystemTime::now);
+    Some(date(header::RETRY_AFTER)?.duration_since(now).unwrap_or_default())
 }
 
 async fn send(client: &HttpClient, asked: &TokenRequest, to: &str) -> Result<TokenAnswer, TokenError> {
@@ -371,6 +414,17 @@ async fn send(client: &HttpClient, asked: &TokenRequest, to: &str) -> Result<Tok
     Ok(TokenAnswer { status: head.status, headers: head.headers, body, came: Instant::now(), reuse: Duration::ZERO })
 }
 
+/// Whether a POSTed form asks a token service for a token, for a password or a refresh token. Any registry may name any
+/// URL as its token service, and what is asked of others has to come there as often as it is sent.
+pub fn is_token_form(body: &[u8]) -> bool {
+    let (mut service, mut grant) = (false, false);
+    for (name, value) in url::form_urlencoded::parse(body) {
+        service |= name == "service";
+        grant |= name == "grant_type" && (value == "password" || value == "refresh_token");
+    }
+    service && grant
+}
+
 /// Whether a query names a service and the scope of a repository or of a registry, as no other protocol has it.
 fn asks_for_scope(query: &str) -> bool {
     let (mut service, mut scope) = (false, false);
@@ -384,4 +438,81 @@ fn asks_for_scope(query: &str) -> bool {
 fn realm_of(uri: &Uri) -> String {
     let authority = uri.authority().map(|authority| authority.as_str().to_ascii_lowercase()).unwrap_or_default();
     format!("{}://{authority}{}", uri.scheme_str().unwrap_or("http"), uri.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_token_is_good_is_read_however_it_is_written() {
+        for (written, seconds) in [
+            (serde_json::json!(300), 300),
+            (serde_json::json!("300"), 300),
+            (serde_json::json!(" 300 "), 300),
+            (serde_json::json!(300.9), 300),
+            (serde_json::json!(0), 0),
+            (serde_json::json!(-1), 0),
+            (serde_json::json!("soon"), 0),
+            (serde_json::json!([]), 0),
+            (serde_json::json!(u64::MAX), MAX_HOLD.as_secs()),
+            (serde_json::json!(1e300), MAX_HOLD.as_secs()),
+            (serde_json::json!(null), EXPIRES_IN),
+        ] {
+            let body = serde_json::json!({ "expires_in": written });
+            assert_eq!(expires_in(&body), seconds, "{body}");
+        }
+        assert_eq!(expires_in(&serde_json::json!({})), EXPIRES_IN);
+    }
+
+    #[test]
+    fn a_token_that_was_old_when_it_came_is_given_again_for_less_long() {
+        for (issued, seconds) in [
+            (None, 270),
+            (Some("1994-11-06T08:49:37.5Z"), 270),
+            (Some("1994-11-06T08:47:37Z"), 150),
+            (Some("1994-11-06T08:00:00Z"), 0),
+            (Some("1994-11-07T08:00:00Z"), 270),
+            (Some("yesterday"), 270),
+        ] {
+            let answer = TokenAnswer {
+                status: StatusCode::OK,
+                headers: HeaderMap::from_iter([(header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap())]),
+                body: serde_json::json!({ "token": "t", "expires_in": 300, "issued_at": issued }).to_string().into(),
+                came: Instant::now(),
+                reuse: Duration::ZERO,
+            };
+            assert_eq!(answer.reusable(false, Duration::MAX), Duration::from_secs(seconds), "{issued:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_says_in_seconds_or_by_a_date_when_to_come_again() {
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (after, wait) in [
+            ("120", Some(120)),
+            ("Sun, 06 Nov 1994 08:59:37 GMT", Some(600)),
+            ("Sun, 06 Nov 1994 08:39:37 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            let headers = [(header::RETRY_AFTER, after.parse().unwrap()), (header::DATE, date.parse().unwrap())];
+            assert_eq!(retry_after(&HeaderMap::from_iter(headers)), wait.map(Duration::from_secs), "{after}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn only_forms_that_ask_for_a_token_are_questions() {
+        for (form, is) in [
+            ("grant_type=password&service=s&username=u&password=p", true),
+            ("grant_type=refresh_token&service=s&refresh_token=r", true),
+            ("grant_type=authorization_code&service=s&code=c", false),
+            ("grant_type=password&username=u", false),
+            ("service=s&order=1", false),
+            ("", false),
+        ] {
+            assert_eq!(is_token_form(form.as_bytes()), is, "{form}");
+        }
+    }
 }

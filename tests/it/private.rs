@@ -329,14 +329,17 @@ fn private_content_goes_as_far_as_the_operator_says() {
 
 #[test]
 fn public_content_is_shared_whatever_is_said_of_private() {
-    let scene = Scene::new(Access::Open, 833);
-    let fleet =
-        Fleet::start_with(2, |plan| plan.plain_upstream(scene.registry.authority()).set("proxy.privateContent", "off"));
-    for answer in fleet.get_everywhere(&scene.registry.url(&scene.path)) {
-        answer.assert_is(&scene.image.layer);
+    for setting in ["share", "host", "off"] {
+        let scene = Scene::new(Access::Open, 833);
+        let fleet = Fleet::start_with(2, |plan| {
+            plan.plain_upstream(scene.registry.authority()).set("proxy.privateContent", setting)
+        });
+        for answer in fleet.get_everywhere(&scene.registry.url(&scene.path)) {
+            answer.assert_is(&scene.image.layer);
+        }
+        let sent = scene.registry.blob_bytes();
+        assert!(sent <= scene.once() + scene.once() / 20, "{setting}: the registry sent {sent}");
     }
-    let sent = scene.registry.blob_bytes();
-    assert!(sent <= scene.once() + scene.once() / 20, "the registry sent {sent}");
 }
 
 #[test]

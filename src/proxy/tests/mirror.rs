@@ -119,3 +119,43 @@ async fn a_ping_that_names_no_registry_is_told_of_our_tokens() {
     let answer = send(&world, "GET", "/v2/", &[("authorization", &token)]).await;
     assert_eq!(answer.status(), StatusCode::OK);
 }
+
+/// A proxy that is not patient.
+async fn impatient() -> World {
+    World::with(Config { first_byte: Duration::from_millis(200), ..Config::default() }).await
+}
+
+#[tokio::test]
+async fn a_manifest_that_stops_in_the_middle_is_passed_on_as_it_comes() {
+    let (origin, seen) = origin(Answer::Stalled("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")).await;
+    let mut client = TcpStream::connect(impatient().await.proxy).await.unwrap();
+    let ask = format!("GET http://{origin}/v2/a/b/manifests/1 HTTP/1.1\r\nhost: {origin}\r\n\r\n");
+    client.write_all(ask.as_bytes()).await.unwrap();
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(seen.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_registry_that_is_silent_to_a_question_is_asked_for_the_content() {
+    // The digest of `hello`.
+    const BLOB: &str = "/v2/a/blobs/sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                if read_head(&mut stream).await.starts_with("HEAD ") {
+                    std::future::pending::<()>().await;
+                }
+                let answer = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            });
+        }
+    });
+    let world = impatient().await;
+    for who in ["a", "b"] {
+        let answer = get(world.proxy, origin, BLOB, &format!("authorization: Bearer {who}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nhello"), "{answer}");
+    }
+}

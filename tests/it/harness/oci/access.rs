@@ -45,6 +45,14 @@ pub(super) fn check(asked: &Asked, state: &State, knobs: &Knobs, wanted: Option<
 }
 
 fn challenge(refusal: &Refusal, state: &State, knobs: &Knobs, wanted: Option<(&str, &str)>) -> Answer {
+    if let Some(status) = knobs.sign_in {
+        let mut answer = sign_in();
+        *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
+        if answer.status().is_redirection() {
+            set(&mut answer, "location", "/sign-in?state=x&code_challenge=y");
+        }
+        return answer;
+    }
     let mut answer = error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required");
     if state.access == Access::Basic {
         set(&mut answer, "www-authenticate", "Basic realm=\"the tests' own\"");
@@ -75,6 +83,13 @@ fn challenge(refusal: &Refusal, state: &State, knobs: &Knobs, wanted: Option<(&s
     answer
 }
 
+/// A page for people, as gateways show it to callers whom they do not know.
+pub(super) fn sign_in() -> Answer {
+    let mut answer = Answer::new("<html><body>Sign in!</body></html>".into());
+    set(&mut answer, "content-type", "text/html");
+    answer
+}
+
 /// The user and the password that a request names.
 fn basic(asked: &Asked) -> Option<(String, String)> {
     let coded = asked.line("authorization")?.strip_prefix("Basic ")?;
@@ -90,11 +105,7 @@ pub(super) async fn token_endpoint(asked: &Asked, state: &State, knobs: &Knobs) 
     match knobs.token_endpoint {
         TokenEndpoint::Good => {}
         TokenEndpoint::Down => return Err(io::ErrorKind::ConnectionAborted.into()),
-        TokenEndpoint::Html => {
-            let mut answer = Answer::new("<html><body>Sign in!</body></html>".into());
-            set(&mut answer, "content-type", "text/html");
-            return Ok(answer);
-        }
+        TokenEndpoint::Html => return Ok(sign_in()),
         TokenEndpoint::TooMany(seconds) => {
             let mut answer = error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "come back later");
             set(&mut answer, "retry-after", &seconds.to_string());

@@ -22,6 +22,9 @@ pub(super) fn answer(asked: &Asked, state: &State, knobs: &Knobs) -> Answer {
         return stored(asked, state, knobs);
     }
     let path = asked.head.uri.path();
+    if path == "/sign-in" {
+        return access::sign_in();
+    }
     let wanted = repository(path).map(|name| (name, action(&asked.head.method)));
     if let Some(refusal) = access::check(asked, state, knobs, wanted) {
         return refusal;

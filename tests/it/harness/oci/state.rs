@@ -88,6 +88,8 @@ pub(crate) struct Knobs {
     pub(crate) headers: Vec<(String, String)>,
     /// Sends of each blob only as much as the gate lets through.
     pub(crate) blob_gate: Option<Gate>,
+    /// Callers who may not pull are shown a page to sign in at, with this status, and no challenge.
+    pub(crate) sign_in: Option<u16>,
     /// HEAD of a blob is 405.
     pub(crate) refuses_head: bool,
     /// Connections are dropped, of the registry and of its store.
@@ -108,6 +110,7 @@ impl Default for Knobs {
             manifest_gate: None,
             headers: Vec::new(),
             blob_gate: None,
+            sign_in: None,
             refuses_head: false,
             down: false,
             page_size: 100,
