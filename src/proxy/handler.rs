@@ -23,6 +23,7 @@ use super::manifest::Manifests;
 use super::metrics::Metrics;
 use super::respond::follow;
 use super::route::{Label, Route, Routes, Target, classify};
+use super::task::FirstRequests;
 use crate::mitm::Interceptor;
 use crate::net::{Body, ClientConnection, HttpClient, empty_body};
 use crate::p2p::Tasks;
@@ -34,6 +35,7 @@ pub(super) struct Inner {
     pub(super) http: HttpClient,
     pub(super) tasks: Tasks,
     pub(super) authorizer: Authorizer,
+    pub(super) first_requests: FirstRequests,
     pub(super) tokens: Tokens,
     pub(super) manifests: Manifests,
     /// What registries ask of their callers, by the URL of their ping and whether the caller is on another host.

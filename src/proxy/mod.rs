@@ -61,6 +61,7 @@ use authorize::Authorizer;
 use handler::Inner;
 use manifest::Manifests;
 use route::Routes;
+use task::FirstRequests;
 
 /// What the proxy stands on.
 pub struct Parts {
@@ -108,6 +109,7 @@ impl Proxy {
             http,
             tasks,
             authorizer,
+            first_requests: FirstRequests::default(),
             tokens,
             manifests,
             challenges,

@@ -8,7 +8,9 @@
 //!
 //! **Whatever is not shareable, and whatever fails on our side before the first byte, is forwarded as it came.**
 
+use std::collections::HashSet;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -82,6 +84,35 @@ impl Fallback {
     }
 }
 
+/// URLs of which nothing is held, and whose first request is under way: as many as there are such requests.
+///
+/// Whoever comes second asks for one byte only, and joins the download that the first one begins.
+#[derive(Clone, Default)]
+pub(super) struct FirstRequests(Arc<Mutex<HashSet<String>>>);
+
+/// The first request for a URL, until its answer has become a task or has not.
+struct FirstRequest {
+    all: FirstRequests,
+    url: String,
+}
+
+impl FirstRequests {
+    fn urls(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` where another request for this URL is under way.
+    fn enter(&self, url: String) -> Option<FirstRequest> {
+        self.urls().insert(url.clone()).then(|| FirstRequest { all: self.clone(), url })
+    }
+}
+
+impl Drop for FirstRequest {
+    fn drop(&mut self) {
+        self.all.urls().remove(&self.url);
+    }
+}
+
 /// Notes why a request is not answered from a task.
 fn note(record: &mut Option<Record>, why: Bypass) {
     if let Some(record) = record {
@@ -121,8 +152,9 @@ impl Inner {
         record: &mut Option<Record>,
     ) -> Result<Response<Body>, Fault> {
         let request = self.request(&parts, &target, &options);
-        let nearer = self.tasks.may_have(&identity_url(&target.uri, options.filter()));
-        if !nearer && wish(&parts.headers) == RangeWish::Whole {
+        let url = identity_url(&target.uri, options.filter());
+        let first = if self.tasks.may_have(&url) { None } else { self.first_requests.enter(url) };
+        if first.is_some() && wish(&parts.headers) == RangeWish::Whole {
             // A probe could only tell what the client's own request tells as well.
             return self.inspect(parts, target, options, record).await;
         }

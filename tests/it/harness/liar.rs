@@ -14,7 +14,7 @@ use damselfly_api::ours::{AnnounceHoldingsRequest, Holding};
 use damselfly_api::scheduler::scheduler_client::SchedulerClient;
 use damselfly_api::scheduler::{AnnounceHostRequest, HeldPieces};
 use damselfly_api::vortex::{self, PieceHead, Request};
-use damselfly_core::{Geometry, PieceDigest};
+use damselfly_core::{Geometry, PieceDigest, short_piece_length};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,7 +40,8 @@ impl Liar {
             let listen = || TcpListener::bind("127.0.0.1:0");
             let (rpc, data) = (listen().await.expect("a free port"), listen().await.expect("a free port"));
             let ports = [&rpc, &data].map(|listener| listener.local_addr().expect("an address").port());
-            let geometry = Geometry::of_length(content.len() as u64).expect("a geometry");
+            let length = content.len() as u64;
+            let geometry = Geometry::new(length, short_piece_length(length)).expect("a geometry");
             let asked = Arc::new(AtomicUsize::new(0));
             let lists = Lists { geometry, data_port: ports[1] };
             let lists = tonic::transport::Server::builder()
