@@ -46,6 +46,9 @@ const FINISHED: HeaderName = HeaderName::from_static("x-dragonfly-task-download-
 /// How often a registry's challenge for a blob is answered with a new token: one that was remembered may be too old.
 const MAX_CHALLENGES: u32 = 2;
 
+/// How often it is looked whether the first request for a URL has its answer.
+const FIRST_REQUEST_POLL: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// How often a URL is probed when its content changes under our hands.
 const PROBES: u32 = 2;
 
@@ -153,7 +156,11 @@ impl Inner {
     ) -> Result<Response<Body>, Fault> {
         let request = self.request(&parts, &target, &options);
         let url = identity_url(&target.uri, options.filter());
-        let first = if self.tasks.may_have(&url) { None } else { self.first_requests.enter(url) };
+        let first = if self.tasks.may_have(&url) { None } else { self.first_requests.enter(url.clone()) };
+        // The first request's answer may be the download to join: its head is awaited, for a bounded time.
+        while first.is_none() && self.first_requests.urls().contains(&url) && Instant::now() < request.deadline {
+            tokio::time::sleep(FIRST_REQUEST_POLL).await;
+        }
         if first.is_some() && wish(&parts.headers) == RangeWish::Whole {
             // A probe could only tell what the client's own request tells as well.
             return self.inspect(parts, target, options, record).await;
