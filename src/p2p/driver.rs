@@ -222,7 +222,7 @@ impl Driver {
                 Ok(())
             }
             Ok(Err(error)) => Err(Outcome::Local(error.to_string())),
-            Err(_) => Err(Outcome::Local("the store gave way".into())),
+            Err(_) => Err(Outcome::Local("the content file was not made: the store task panicked".into())),
         }
     }
 
@@ -244,7 +244,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.remove(&self.flight);
         self.flight.close_now();
-        self.flight.end(Outcome::Local("the download gave way".into()));
+        self.flight.end(Outcome::Local("the download stopped: its task panicked or was dropped".into()));
     }
 }
 

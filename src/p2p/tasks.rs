@@ -368,7 +368,7 @@ impl Tasks {
             };
             match (opened, under_way.take()) {
                 (Ok(Some(opened)), _) => return Ok(opened),
-                // Who joined in vain still has an answer of its own, that nobody has read from.
+                // The one that joined still has an answer of its own that nobody has read from.
                 (Err(OpenError::Local(_) | OpenError::Source(_)), Some(response)) => {
                     return Ok(Opened::Origin(response));
                 }

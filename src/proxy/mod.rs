@@ -21,6 +21,7 @@ mod conditional;
 mod config;
 mod detect;
 mod fault;
+mod first_request;
 mod forward;
 mod framing;
 mod gate;
@@ -58,10 +59,10 @@ use crate::net::{HttpClient, Upstream};
 use crate::p2p::Tasks;
 use crate::registry::{Mirror, Registry, TokenConfig, Tokens};
 use authorize::Authorizer;
+use first_request::FirstRequests;
 use handler::Inner;
 use manifest::Manifests;
 use route::Routes;
-use task::FirstRequests;
 
 /// What the proxy stands on.
 pub struct Parts {

@@ -8,9 +8,7 @@
 //!
 //! **Whatever is not shareable, and whatever fails on our side before the first byte, is forwarded as it came.**
 
-use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -45,9 +43,6 @@ const FINISHED: HeaderName = HeaderName::from_static("x-dragonfly-task-download-
 
 /// How often a registry's challenge for a blob is answered with a new token: one that was remembered may be too old.
 const MAX_CHALLENGES: u32 = 2;
-
-/// How often it is looked whether the first request for a URL has its answer.
-const FIRST_REQUEST_POLL: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// How often a URL is probed when its content changes under our hands.
 const PROBES: u32 = 2;
@@ -84,35 +79,6 @@ impl Fallback {
             Self::Denied(_) => Bypass::Credentials,
             Self::Changed | Self::Fault(_) => Bypass::TaskFailed,
         }
-    }
-}
-
-/// URLs of which nothing is held, and whose first request is under way: as many as there are such requests.
-///
-/// Whoever comes second asks for one byte only, and joins the download that the first one begins.
-#[derive(Clone, Default)]
-pub(super) struct FirstRequests(Arc<Mutex<HashSet<String>>>);
-
-/// The first request for a URL, until its answer has become a task or has not.
-struct FirstRequest {
-    all: FirstRequests,
-    url: String,
-}
-
-impl FirstRequests {
-    fn urls(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None` where another request for this URL is under way.
-    fn enter(&self, url: String) -> Option<FirstRequest> {
-        self.urls().insert(url.clone()).then(|| FirstRequest { all: self.clone(), url })
-    }
-}
-
-impl Drop for FirstRequest {
-    fn drop(&mut self) {
-        self.all.urls().remove(&self.url);
     }
 }
 
@@ -156,11 +122,10 @@ impl Inner {
     ) -> Result<Response<Body>, Fault> {
         let request = self.request(&parts, &target, &options);
         let url = identity_url(&target.uri, options.filter());
-        let first = if self.tasks.may_have(&url) { None } else { self.first_requests.enter(url.clone()) };
-        // The first request's answer may be the download to join: its head is awaited, for a bounded time.
-        while first.is_none() && self.first_requests.urls().contains(&url) && Instant::now() < request.deadline {
-            tokio::time::sleep(FIRST_REQUEST_POLL).await;
-        }
+        let first = match self.tasks.may_have(&url) {
+            true => None,
+            false => self.first_requests.enter(url, request.deadline).await,
+        };
         if first.is_some() && wish(&parts.headers) == RangeWish::Whole {
             // A probe could only tell what the client's own request tells as well.
             return self.inspect(parts, target, options, record).await;

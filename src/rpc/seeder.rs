@@ -38,7 +38,7 @@ impl SeedTrigger for Seeder {
         // The caller may leave; the children that it asks for must still get their pieces.
         let reading = tokio::spawn(read_to_the_end(stream));
         let done = Box::pin(async move {
-            let read = reading.await.unwrap_or_else(|_| Err("the download gave way".into()));
+            let read = reading.await.unwrap_or_else(|_| Err("the download stopped: its reader panicked".into()));
             read.map_err(SeedRefused::Failed)
         });
         Ok(Seeding { task, peer, length, done })

@@ -83,7 +83,7 @@ async fn what_looks_large_is_asked_for_one_byte_first() {
     fetch(&world, origin, "/ruled/b?session=9", &[]).await;
     assert_eq!(source.cost(), (1, 1), "a filtered parameter is no part of the identity");
     assert_eq!(fetch(&world, origin, "/a.bin", &[("x-dragonfly-use-p2p", "false")]).await.2, source.content);
-    assert_eq!(source.cost(), (1, LENGTH as u64), "whoever does not want it is passed on");
+    assert_eq!(source.cost(), (1, LENGTH as u64), "a request that does not want it is passed on");
 }
 
 #[tokio::test]
