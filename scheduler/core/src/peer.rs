@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use damselfly_core::swarm::SourceWish;
-use damselfly_core::{HostId, Moment, PeerId, TaskId};
+use damselfly_core::{HostId, Moment, PeerId, PieceNumber, TaskId};
 
 use crate::holders::Place;
 use crate::pieces::Pieces;
@@ -23,6 +23,8 @@ pub(crate) struct Peer {
     pub(crate) open: bool,
     /// Whether it has asked something that is not answered yet; what counts for peers of the plain protocol.
     pub(crate) asked: bool,
+    /// The piece that its reader last waited for.
+    pub(crate) late: Option<PieceNumber>,
     /// Its place in the task's queue, while it waits.
     pub(crate) ticket: Option<u64>,
     /// When it was last heard to get on with the source, while it reads from it.
@@ -66,6 +68,7 @@ impl Peer {
             wish: SourceWish::Allowed,
             open: false,
             asked: false,
+            late: None,
             ticket: None,
             sourcing: None,
             source_spent: false,

@@ -383,6 +383,7 @@ impl Core {
         }
         state.asked = true;
         state.source_spent = false;
+        let again = state.late.replace(piece) == Some(piece);
         let (task, forbidden) = (state.task, state.wish == SourceWish::Forbidden);
         self.unsettled.work.insert(task);
         if !forbidden && self.lease_unproven(now, &task, peer, piece) {
@@ -403,6 +404,9 @@ impl Core {
         if may && self.share_lease(now, &task, peer, piece) {
             return;
         }
+        if again && !has_own && !forbidden && self.lease_withheld(now, &task, peer, piece) {
+            return;
+        }
         let Some(state) = self.tasks.get(&task) else { return };
         if gets_on || has_own || forbidden || state.copies_of(piece) > 0 || state.seed.is_some() {
             return self.answer(peer, Answer::Wait);
@@ -411,6 +415,27 @@ impl Core {
             self.take_lease(&task, &holder);
         }
         self.lease_to(now, peer, piece.0..piece.0 + 1);
+    }
+
+    /// A piece that a peer has waited for twice is with parents that it follows, and none of them gives it in time: what is
+    /// held by somebody slow must not keep everybody to that rate. The piece is read once more, and with it those behind
+    /// it that are no better spread. Says whether it was so.
+    fn lease_withheld(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber) -> bool {
+        let (Some(state), Some(child)) = (self.tasks.get(task), self.peers.get(peer)) else { return false };
+        let copies = state.copies_of(piece);
+        let none_to_give = copies == 0 || state.lease_of(piece).is_some();
+        if none_to_give || state.seed.is_some() || state.leases.len() >= self.allowed_leases(state) {
+            return false;
+        }
+        let count = state.geometry.map_or(0, Geometry::count);
+        let most = count.min(piece.0.saturating_add(self.run_length(state)));
+        let as_rare = |number: &u32| {
+            let number = PieceNumber(*number);
+            state.copies_of(number) <= copies && state.lease_of(number).is_none() && !child.pieces.contains(number)
+        };
+        let end = (piece.0 + 1..most).find(|number| !as_rare(number)).unwrap_or(most);
+        self.lease_to(now, peer, piece.0..end);
+        true
     }
 
     /// A piece that somebody has and nobody vouches for, since it was read without a lease, helps nobody who was once told

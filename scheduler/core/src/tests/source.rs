@@ -189,6 +189,23 @@ fn a_piece_that_a_reader_waits_for_is_offered_promised_or_leased() {
 }
 
 #[test]
+fn what_a_slow_host_alone_has_is_read_again_for_who_waits_for_it_twice() {
+    let late = |piece| Report::Late { piece: PieceNumber(piece) };
+    let mut world = World::with_hosts(&["a", "b"]);
+    world.register("a");
+    world.opened("a");
+    (0..PIECES).for_each(|piece| drop(world.piece("a", piece, None)));
+    assert_eq!(leases(&world), [], "a has everything");
+    world.register("b");
+    assert_eq!(world.report("b", late(2)), [told("b", Told::Wait)], "it follows a, who has it");
+    assert_eq!(world.report("b", late(3)), [told("b", Told::Wait)], "it got on: that is another piece");
+    world.piece("b", 5, Some("a"));
+    assert_eq!(world.report("b", late(3)), [told("b", Told::Run(3, 5))], "and what is behind it, but not what it has");
+    assert_eq!(leases(&world), [lease("b", 3, 5)]);
+    assert_eq!(world.report("b", late(3)), [told("b", Told::Wait)], "it reads it itself");
+}
+
+#[test]
 fn a_piece_that_nobody_vouches_for_is_read_again_for_who_waits_for_it() {
     let mut world = World::with_hosts(&["a", "b"]);
     world.holds("a", 0..4);
