@@ -79,7 +79,7 @@ impl Default for Config {
             rest: Duration::from_millis(250),
             late: Duration::from_secs(2),
             late_grace: Duration::from_millis(500),
-            late_confirmed: 60,
+            late_confirmed: 5,
             window: 16,
             urgent_interval: Duration::from_millis(500),
             scheduler_grace: Duration::from_secs(1),

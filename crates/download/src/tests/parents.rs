@@ -53,7 +53,7 @@ fn a_piece_that_fails_its_proof_is_not_kept_and_its_parent_never_asked_again() {
         bench.arrives("a", 0),
         [Action::Discard { piece: PieceNumber(0) }, report("a", 0, PieceFault::Bad), Action::Unfollow(peer("a"))]
     );
-    assert_eq!(bench.parents(&["a", "b"], true), [], "it is banned, whoever offers it");
+    assert_eq!(bench.parents(&["a", "b"], true), [], "it is banned, no matter who offers it");
     bench.proof(1, 1);
     assert_eq!(bench.has("a", 1), []);
     assert_eq!(fetched(&bench.has("b", 1)), [("b".into(), 1)]);

@@ -168,7 +168,7 @@ fn a_scheduler_that_says_that_somebody_brings_it_is_believed_a_few_times() {
     loop {
         let (_, actions) = bench.wait();
         if actions.iter().any(|action| matches!(action, Action::ReadSource { .. })) {
-            break assert_eq!(*actions.last().unwrap(), read(0, 1));
+            break assert_eq!(*actions.last().unwrap(), read(0, 1), "after {asked}, {:?}", bench.now.since(begun));
         }
         if actions.contains(&Action::Report(Report::Late { piece: PieceNumber(0) })) {
             asked += 1;
