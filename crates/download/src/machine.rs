@@ -363,7 +363,7 @@ impl Download {
         if let Some(pieces) = &self.pieces {
             pieces.check(&self.proofs);
             assert!(pieces.fetches.len() <= self.config.concurrent_pieces as usize, "too much in flight");
-            let quick = pieces.fetches.values().filter(|fetch| !fetch.slow && self.parents.is_queueing(&fetch.parent));
+            let quick = pieces.fetches.values().filter(|fetch| fetch.by_turn && !fetch.slow);
             assert!(quick.count() <= self.config.turns_at_once as usize, "too many turns");
             for (peer, parent) in &self.parents.followed {
                 let in_flight = pieces.fetches.values().filter(|fetch| fetch.parent == *peer).count();

@@ -153,12 +153,6 @@ impl Parents {
         self.followed.values().any(|parent| !parent.retired && !parent.has.is_empty())
     }
 
-    /// Whether a parent serves by turns.
-    #[cfg(any(test, debug_assertions))]
-    pub(super) fn is_queueing(&self, peer: &PeerId) -> bool {
-        self.followed.get(peer).is_some_and(|parent| parent.turn != Turn::Plain)
-    }
-
     /// Whether some parent may be asked for one more piece.
     pub(super) fn any_free(&self) -> bool {
         self.followed.values().any(Parent::is_free)

@@ -32,6 +32,8 @@ pub(super) struct Fetch {
     pub(super) since: Moment,
     /// It takes long beside what others give: another parent may take it over.
     pub(super) slow: bool,
+    /// It came in a turn that was asked for.
+    pub(super) by_turn: bool,
 }
 
 /// Which proofs are known, and whether they are asked for. They may come before the geometry does.
@@ -142,10 +144,10 @@ impl Pieces {
     }
 
     /// Claims a needed piece for a parent.
-    pub(super) fn fetch(&mut self, piece: PieceNumber, parent: PeerId, since: Moment, proofs: &Proofs) {
+    pub(super) fn fetch(&mut self, piece: PieceNumber, fetch: Fetch, proofs: &Proofs) {
         debug_assert!(self.is_needed(piece), "one producer a piece: {piece} is {:?}", self.state(piece));
         self.set(piece, State::InFlight(Producer::Parent), proofs);
-        self.fetches.insert(piece, Fetch { parent, since, slow: false });
+        self.fetches.insert(piece, fetch);
     }
 
     /// The parent that is fetching the piece, if it is this one.

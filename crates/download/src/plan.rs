@@ -5,7 +5,7 @@ use damselfly_core::swarm::{PieceFault, Report, SourceWish};
 use damselfly_core::{ByteRange, Moment, PieceNumber};
 
 use super::link::{Outlook, Resort};
-use super::pieces::{Producer, State};
+use super::pieces::{Fetch, Producer, State};
 use super::source::Stage;
 use super::{Action, Download, Failure};
 
@@ -122,7 +122,8 @@ impl Download {
             };
             let Some(parent) = self.parents.followed.get_mut(&peer) else { return };
             parent.in_flight += 1;
-            pieces.fetch(piece, peer.clone(), now, &self.proofs);
+            let fetch = Fetch { parent: peer.clone(), since: now, slow: false, by_turn: false };
+            pieces.fetch(piece, fetch, &self.proofs);
             let proof = self.proofs.known.get(&piece).copied();
             self.actions.push_back(Action::Fetch { parent: peer, piece, proof });
         }

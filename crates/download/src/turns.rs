@@ -34,18 +34,25 @@ impl Download {
         self.took.unwrap_or(USUAL).saturating_mul(SLOW_FACTOR) + self.config.slow_margin
     }
 
-    /// Whether one more piece may come in a turn.
-    fn has_room(&self) -> bool {
+    /// Whether one more turn may be used, if only for a piece that is taken over from a slow parent.
+    fn has_turn(&self) -> bool {
         let Some(pieces) = &self.pieces else { return false };
         let quick = pieces.fetches.values().filter(|fetch| !fetch.slow).count();
-        quick < self.config.turns_at_once as usize && pieces.fetches.len() < self.config.concurrent_pieces as usize
+        quick < self.config.turns_at_once as usize
+    }
+
+    /// Whether one more piece may come in it.
+    fn has_room(&self) -> bool {
+        let fetches = self.pieces.as_ref().map_or(0, |pieces| pieces.fetches.len());
+        self.has_turn() && fetches < self.config.concurrent_pieces as usize
     }
 
     /// Asks every parent for a turn that could use it.
     pub(super) fn ask_for_turns(&mut self) {
-        if !self.has_room() {
+        if !self.has_turn() {
             return;
         }
+        let room = self.has_room();
         let Some(pieces) = &self.pieces else { return };
         let slow: Vec<(PieceNumber, &Fetch)> =
             pieces.fetches.iter().filter(|(_, fetch)| fetch.slow).map(|(&piece, fetch)| (piece, fetch)).collect();
@@ -53,7 +60,7 @@ impl Download {
             if !parent.may_be_asked() {
                 continue;
             }
-            let useful = parent.has.meets(pieces.ready_set())
+            let useful = (room && parent.has.meets(pieces.ready_set()))
                 || slow.iter().any(|(piece, fetch)| fetch.parent != *peer && parent.has.contains(*piece));
             if useful {
                 parent.turn = Turn::Asked;
@@ -71,14 +78,15 @@ impl Download {
         };
         parent.turn = Turn::Idle;
         let piece = if self.has_room() { self.choose_in_turn(now, peer, least_sent) } else { None };
-        let piece = piece.or_else(|| self.take_over(now, peer));
+        let piece = if piece.is_none() && self.has_turn() { self.take_over(now, peer) } else { piece };
         let (Some(piece), Some(pieces)) = (piece, &mut self.pieces) else {
             return self.actions.push_back(Action::PassTurn { parent: peer.clone() });
         };
         if let Some(parent) = self.parents.followed.get_mut(peer) {
             parent.in_flight += 1;
         }
-        pieces.fetch(piece, peer.clone(), now, &self.proofs);
+        let fetch = Fetch { parent: peer.clone(), since: now, slow: false, by_turn: true };
+        pieces.fetch(piece, fetch, &self.proofs);
         let proof = self.proofs.known.get(&piece).copied();
         self.actions.push_back(Action::Fetch { parent: peer.clone(), piece, proof });
     }

@@ -71,10 +71,7 @@ fn a_busy_parent_rests_and_a_dead_one_is_left() {
 fn few_pieces_come_at_a_time() {
     let most = Config::default().turns_at_once;
     let mut bench = Bench::whole(20);
-    let names: Vec<String> = (0..10).map(|number| format!("p{number}")).collect();
-    let own: Vec<[u32; 1]> = (0..10).map(|piece| [piece]).collect();
-    let parents: Vec<(&str, &[u32])> = names.iter().zip(&own).map(|(name, own)| (name.as_str(), &own[..])).collect();
-    bench.queueing(&parents);
+    let names = one_piece_each(&mut bench, 0..10);
     let fetched =
         names.iter().filter(|name| bench.turn(name, &[]).iter().any(|action| matches!(action, Action::Fetch { .. })));
     assert_eq!(fetched.count(), most as usize);
@@ -95,6 +92,57 @@ fn a_piece_that_a_parent_is_slow_to_give_goes_to_the_next_that_has_a_turn() {
     assert_eq!(bench.turn("b", &[0]), [cancel, Action::Report(slow), fetch("b", 0)]);
     assert_eq!(bench.arrives("a", 0), [], "what was given up is not heard any more");
     assert_eq!(bench.arrives("b", 0)[..2], kept(0, "b"));
+}
+
+/// Parents "p0", "p1", … that have a piece each, that of their number.
+fn one_piece_each(bench: &mut Bench, numbers: std::ops::Range<u32>) -> Vec<String> {
+    let names: Vec<String> = numbers.clone().map(|number| format!("p{number}")).collect();
+    let own: Vec<[u32; 1]> = numbers.map(|piece| [piece]).collect();
+    let parents: Vec<(&str, &[u32])> = names.iter().zip(&own).map(|(name, own)| (name.as_str(), &own[..])).collect();
+    bench.queueing(&parents);
+    names
+}
+
+#[test]
+fn who_has_no_turn_left_takes_nothing_over() {
+    let most = Config::default().turns_at_once;
+    let mut bench = Bench::whole(20);
+    let mut names = one_piece_each(&mut bench, 0..most + 2);
+    let last = names.pop().expect("there are several");
+    bench.has(&last, 0);
+    assert_eq!(bench.turn("p0", &[0]), [fetch("p0", 0)]);
+    bench.wait();
+    for (name, piece) in names.iter().zip(0..).skip(1) {
+        assert_eq!(bench.turn(name, &[piece]), [fetch(name, piece)]);
+    }
+    assert_eq!(bench.turn(&last, &[0]), [Action::PassTurn { parent: peer(&last) }], "though p0 is slow to give it");
+}
+
+#[test]
+fn who_waits_for_slow_parents_alone_asks_others() {
+    let Config { turns_at_once, concurrent_pieces, .. } = Config::default();
+    let mut bench = Bench::whole(20);
+    for first in (0..concurrent_pieces).step_by(turns_at_once as usize) {
+        let names = one_piece_each(&mut bench, first..first + turns_at_once);
+        for (name, piece) in names.iter().zip(first..) {
+            assert_eq!(bench.turn(name, &[piece]), [fetch(name, piece)]);
+        }
+        bench.wait();
+    }
+    assert_eq!(asks(&bench.queueing(&[("other", &[0])])), ["other"]);
+    assert!(bench.turn("other", &[0]).contains(&fetch("other", 0)));
+}
+
+#[test]
+fn what_was_fetched_before_a_parent_said_that_it_serves_by_turns_is_no_turn() {
+    let mut bench = Bench::whole(20);
+    for (name, pieces) in [("a", [0, 1]), ("b", [2, 3]), ("c", [4, 5])] {
+        bench.parents(&[name], false);
+        pieces.iter().for_each(|piece| drop(bench.has(name, *piece)));
+    }
+    for name in ["a", "b", "c"] {
+        assert_eq!(bench.tell(Event::ParentQueues { parent: peer(name) }), []);
+    }
 }
 
 #[test]
