@@ -18,7 +18,7 @@ use damselfly_api::scheduler::{
     DownloadPieceBackToSourceFinishedRequest, ListHostsRequest, StatPeerRequest, StatTaskRequest,
 };
 use damselfly_api::{common, scheduler};
-use damselfly_core::swarm::{Held, Holding, HostInfo, Origin, Registration, SourceWish};
+use damselfly_core::swarm::{Held, Holding, Holdings, HostInfo, Origin, Registration, SourceWish};
 use damselfly_core::{Geometry, HostId, PeerId, PieceDigest, PieceNumber, TaskId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -243,7 +243,7 @@ async fn our_own_peers_get_proofs_and_holdings_are_offered() {
     let held =
         Held { geometry: Geometry::new(10, 10).unwrap(), pieces: vec![(PieceNumber(0), PieceDigest::of(b"a").blake3)] };
     let holding = Holding { task: task(), peer: PeerId::from("peer-a"), origin: registration("a", true).origin, held };
-    for request in convert::holdings_to_wire(&HostId::from("a"), &[holding]) {
+    for request in convert::holdings_to_wire(&Holdings { host: "a".into(), all: true, list: vec![holding] }) {
         HoldingsClient::new(channel.clone()).announce(request).await.unwrap();
     }
     let mut b = Talk::open(&mut client, convert::registration_to_wire(&registration("b", true))).await;

@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use damselfly_core::swarm::HostInfo;
+use damselfly_core::swarm::{Holding, HostInfo};
 use damselfly_core::{HostId, TaskId};
 use damselfly_runtime::{UsageError, Watch};
 use damselfly_scheduler::{Handle, NoSeeds, SinceStart};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::bound::Addresses;
 use crate::backend::Backend;
@@ -18,7 +19,7 @@ use crate::net::HttpClient;
 use crate::p2p::{self, Parts, Tasks};
 use crate::rpc::peer::{self, PeerServer};
 use crate::rpc::seeder::Seeder;
-use crate::scheduler_client::{self, Announcer, Embedded, GrpcSchedulers, SchedulerClient};
+use crate::scheduler_client::{self, Announcer, Embedded, GrpcSchedulers, Inventory, SchedulerClient};
 use crate::storage::Storage;
 
 /// How many children the scheduler gives this host at a time, over all tasks. In one task it gives fewer.
@@ -127,8 +128,7 @@ pub(super) fn announcer(
     if let Scheduler::Remote { announce_interval, .. } = config.scheduler {
         settings.announce_interval = announce_interval;
     }
-    let (tasks, share) = (tasks.clone(), config.share);
-    let holdings = move || if share { tasks.holdings() } else { Vec::new() };
+    let inventory = Shared { tasks: tasks.clone(), share: config.share };
     let ip = config.host.ip;
     let locate: Box<dyn Fn() -> Option<IpAddr> + Send + Sync> = match &config.scheduler {
         Scheduler::Remote { addrs, .. } if config.host.looked_for => {
@@ -137,5 +137,26 @@ pub(super) fn announcer(
         }
         _ => Box::new(move || Some(ip)),
     };
-    Announcer::new(Arc::clone(scheduler), host.clone(), locate, holdings, settings)
+    Announcer::new(Arc::clone(scheduler), host.clone(), locate, inventory, settings)
+}
+
+/// What this host has to give, if it gives at all.
+struct Shared {
+    tasks: Tasks,
+    share: bool,
+}
+
+impl Inventory for Shared {
+    fn all(&self) -> Vec<Holding> {
+        if self.share { self.tasks.holdings() } else { Vec::new() }
+    }
+
+    fn dropped(&self) -> Option<Vec<Holding>> {
+        let dropped = self.tasks.dropped();
+        if self.share { dropped } else { Some(Vec::new()) }
+    }
+
+    fn drops(&self) -> watch::Receiver<u64> {
+        self.tasks.drops()
+    }
 }

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use damselfly_core::swarm::{Holding, HostInfo, Origin, SourceWish};
+use damselfly_core::swarm::{Held, Holding, HostInfo, Origin, SourceWish};
 use damselfly_core::{
     Audience, Geometry, Identity, Moment, PeerId, RangeWish, TaskId, default_piece_length, short_piece_length,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::download;
@@ -26,7 +26,7 @@ use super::transport::DataClient;
 use crate::backend::{Backend, SourceRequest, SourceResponse};
 use crate::net::NetError;
 use crate::scheduler_client::SchedulerClient;
-use crate::storage::{NewTask, Storage, StoredTask};
+use crate::storage::{DroppedTask, NewTask, Storage, StoredTask};
 
 /// How often an opener joins again when the download that it joined had just ended.
 const JOIN_TRIES: u32 = 4;
@@ -315,7 +315,7 @@ impl Tasks {
     /// The part that this host takes in the task that `stream` reads.
     pub fn peer_of(&self, stream: &ContentStream) -> PeerId {
         let flight = self.0.flights().get(&stream.task_id()).map(|flight| flight.peer.clone());
-        flight.unwrap_or_else(|| new_peer(&self.0.parts.host))
+        flight.unwrap_or_else(|| peer_id(&self.0.parts.host, &stream.task_id()))
     }
 
     /// What this host holds, for a scheduler that does not know it.
@@ -325,11 +325,28 @@ impl Tasks {
         let stored = stored.filter_map(|task| parts.storage.peek(&task.id));
         let holdings = stored.map(|stored| Holding {
             task: stored.id(),
-            peer: new_peer(&parts.host),
+            peer: peer_id(&parts.host, &stored.id()),
             origin: Origin { private: stored.audience() != Audience::Public, ..stored.origin().clone() },
             held: stored.held(),
         });
         holdings.filter(|holding| !holding.held.pieces.is_empty()).collect()
+    }
+
+    /// What this host holds no longer, as holdings without pieces; `None` if it was too much to remember.
+    pub fn dropped(&self) -> Option<Vec<Holding>> {
+        let parts = &self.0.parts;
+        let holding = |DroppedTask { id, geometry, origin }| Holding {
+            task: id,
+            peer: peer_id(&parts.host, &id),
+            origin,
+            held: Held { geometry, pieces: Vec::new() },
+        };
+        Some(parts.storage.take_dropped()?.into_iter().map(holding).collect())
+    }
+
+    /// Changes when this host holds something no longer.
+    pub fn drops(&self) -> watch::Receiver<u64> {
+        self.0.parts.storage.drops()
     }
 
     #[cfg(test)]
@@ -340,7 +357,10 @@ impl Tasks {
     /// A driver that does not run.
     #[cfg(test)]
     pub(crate) fn driver_for_tests(&self, spec: &TaskSpec) -> Driver {
-        let flight = Flight::new(spec.identity.task_id(), new_peer(&self.0.parts.host));
+        let flight = {
+            let id = spec.identity.task_id();
+            Flight::new(id, peer_id(&self.0.parts.host, &id))
+        };
         Driver::new(Arc::clone(&self.0), flight, spec.clone(), None, oneshot::channel().0)
     }
 
@@ -417,7 +437,7 @@ impl Shared {
         if flights.len() >= self.config.max_downloads {
             return Err(OpenError::Local("too many downloads are under way".into()));
         }
-        let flight = Flight::new(id, new_peer(&self.parts.host));
+        let flight = Flight::new(id, peer_id(&self.parts.host, &id));
         let Some(seat) = flight.sit(wish) else {
             return Err(OpenError::Local("a new download was closed".into()));
         };
@@ -430,10 +450,11 @@ impl Shared {
     }
 }
 
-/// A name for the part that this host takes in one task.
-fn new_peer(host: &HostInfo) -> PeerId {
-    let random = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-    PeerId::new(host.ip, &host.hostname, random, host.seed)
+/// The part that this host takes in one task: always the same, so that a scheduler which hears of it twice knows it.
+fn peer_id(host: &HostInfo, task: &TaskId) -> PeerId {
+    let hash = blake3::keyed_hash(task.as_bytes(), host.id.as_str().as_bytes());
+    let bits = hash.as_bytes().first_chunk().map_or(0, |bits| u128::from_be_bytes(*bits));
+    PeerId::new(host.ip, &host.hostname, bits, host.seed)
 }
 
 /// Whether a reader needs no download: everything is here and checked.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use damselfly_core::swarm::{Answer, Holding, HostInfo, Registration, Report, SourceWish};
+use damselfly_core::swarm::{Answer, Holdings, HostInfo, Registration, Report, SourceWish};
 use damselfly_core::{
     Audience, ByteRange, Digest, Geometry, HostId, Identity, PieceNumber, RangeWish, Validators, swarm,
 };
@@ -123,8 +123,12 @@ impl SchedulerClient for Arc<Scheduler> {
         Ok(())
     }
 
-    async fn announce_holdings(&self, _: &HostId, _: Vec<Holding>) -> Result<(), SchedulerLost> {
+    async fn announce_holdings(&self, _: Holdings) -> Result<(), SchedulerLost> {
         Ok(())
+    }
+
+    fn wants_holdings(&self) -> bool {
+        false
     }
 
     async fn leave(&self, _: &HostId) -> Result<(), SchedulerLost> {

@@ -4,18 +4,32 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use damselfly_core::swarm::{Holding, HostInfo};
+use damselfly_core::swarm::{Holding, Holdings, HostInfo};
 use damselfly_runtime::Watch;
+use tokio::sync::watch;
 
 use super::{Config, SchedulerClient, SchedulerLost};
 
-/// How long after a scheduler was lost the host is announced anew; gathers what comes at once.
+/// How long after a scheduler was lost, or something was dropped, it is told; gathers what comes at once.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// How long the leave-taking may take.
 const LEAVE_TIME: Duration = Duration::from_secs(3);
 
-/// Announces a host at the configured interval, and all that it holds whenever a scheduler may not know it.
+/// What a host holds, and what it does no longer.
+pub trait Inventory: Send + Sync {
+    /// All that it holds.
+    fn all(&self) -> Vec<Holding>;
+
+    /// What it dropped since this was last asked, as holdings without pieces; `None` if that was too much to remember.
+    fn dropped(&self) -> Option<Vec<Holding>>;
+
+    /// Changes when something is dropped.
+    fn drops(&self) -> watch::Receiver<u64>;
+}
+
+/// Announces a host at the configured interval, all that it holds to each scheduler that does not know it, and what it
+/// drops to those that do.
 ///
 /// **A host without an address that others reach is not announced**: before its network is up it would be offered, and
 /// cost everybody a try. Its address is looked at again each time.
@@ -23,21 +37,20 @@ pub struct Announcer {
     client: Arc<dyn SchedulerClient>,
     host: HostInfo,
     locate: Arc<dyn Fn() -> Option<IpAddr> + Send + Sync>,
-    holdings: Box<dyn Fn() -> Vec<Holding> + Send + Sync>,
+    inventory: Box<dyn Inventory>,
     config: Config,
 }
 
 impl Announcer {
-    /// Announces `host`; `locate` says where others reach it now, `holdings` what it holds. Both are asked each time;
-    /// `locate` may block for a while.
+    /// Announces `host`; `locate` says where others reach it now, and may block for a while. It is asked each time.
     pub fn new(
         client: Arc<dyn SchedulerClient>,
         host: HostInfo,
         locate: impl Fn() -> Option<IpAddr> + Send + Sync + 'static,
-        holdings: impl Fn() -> Vec<Holding> + Send + Sync + 'static,
+        inventory: impl Inventory + 'static,
         config: Config,
     ) -> Self {
-        Self { client, host, locate: Arc::new(locate), holdings: Box::new(holdings), config }
+        Self { client, host, locate: Arc::new(locate), inventory: Box::new(inventory), config }
     }
 
     /// Runs until the drain begins; then the host takes its leave.
@@ -61,42 +74,94 @@ impl Announcer {
     }
 
     async fn announce(&self) {
-        let mut forgotten = self.client.forgotten();
-        let (mut known, mut reachable) = (false, true);
+        let (mut forgotten, mut drops) = (self.client.forgotten(), self.inventory.drops());
+        let mut reachable = true;
         let mut wait = Duration::ZERO;
         loop {
-            // Whoever forgets from here on is told in the next round.
+            // What happens from here on is told in the next round.
             let _ = forgotten.borrow_and_update();
+            let _ = drops.borrow_and_update();
             let announced = match self.host_now().await {
                 Some(host) => self.client.announce_host(&host).await,
                 None => Err(SchedulerLost("this host has no address yet at which others reach it".into())),
             };
-            // An announcement may be what shows that a scheduler forgot.
-            known &= !forgotten.has_changed().unwrap_or(false);
-            if announced.is_ok() && !known {
-                let _ = forgotten.borrow_and_update();
-                known = self.client.announce_holdings(&self.host.id, (self.holdings)()).await.is_ok();
-            }
             match &announced {
                 Ok(()) if !reachable => tracing::info!("a scheduler can be reached again"),
                 Err(error) if reachable => tracing::warn!(%error, "downloads go on without"),
                 _ => {}
             }
             reachable = announced.is_ok();
-            wait = if reachable && known {
+            if reachable {
+                self.tell_holdings().await;
+            }
+            wait = if reachable && !self.client.wants_holdings() {
                 self.config.announce_interval
             } else {
                 (wait.min(self.config.backoff_most) * 2).clamp(self.config.backoff_least, self.config.backoff_most)
             };
+            let changed = async {
+                let known = tokio::select! {
+                    forgotten = forgotten.changed() => forgotten,
+                    dropped = drops.changed() => dropped,
+                };
+                // Who is gone changes nothing any more.
+                tokio::time::sleep(if known.is_ok() { SETTLE } else { wait }).await;
+            };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                lost = forgotten.changed() => {
-                    known = false;
-                    // A client that is gone forgets nothing more.
-                    tokio::time::sleep(if lost.is_ok() { SETTLE } else { wait }).await;
-                }
+                () = changed => {}
             }
         }
+    }
+
+    /// Tells schedulers what they do not know. One that cannot be told wants to know everything the next time.
+    async fn tell_holdings(&self) {
+        let host = &self.host.id;
+        let dropped = self.inventory.dropped();
+        let too_much = dropped.is_none();
+        if let Some(list) = dropped.filter(|list| !list.is_empty()) {
+            let dropped = self.client.announce_holdings(Holdings { host: host.clone(), all: false, list }).await;
+            if let Err(error) = dropped {
+                tracing::debug!(%error, "a scheduler does not know what was dropped");
+            }
+        }
+        if too_much || self.client.wants_holdings() {
+            let list = self.inventory.all();
+            let held = self.client.announce_holdings(Holdings { host: host.clone(), all: true, list }).await;
+            if let Err(error) = held {
+                tracing::debug!(%error, "a scheduler does not know what is held");
+            }
+        }
+    }
+}
+
+/// For tests: always the same holdings.
+#[cfg(test)]
+pub(super) struct Fixed {
+    pub(super) holdings: Vec<Holding>,
+    pub(super) dropped: std::sync::Mutex<Vec<Holding>>,
+    pub(super) drops: watch::Sender<u64>,
+}
+
+#[cfg(test)]
+impl Fixed {
+    pub(super) fn new(holdings: Vec<Holding>) -> Self {
+        Self { holdings, dropped: std::sync::Mutex::default(), drops: watch::Sender::new(0) }
+    }
+}
+
+#[cfg(test)]
+impl Inventory for Arc<Fixed> {
+    fn all(&self) -> Vec<Holding> {
+        self.holdings.clone()
+    }
+
+    fn dropped(&self) -> Option<Vec<Holding>> {
+        Some(std::mem::take(&mut *self.dropped.lock().unwrap()))
+    }
+
+    fn drops(&self) -> watch::Receiver<u64> {
+        self.drops.subscribe()
     }
 }
 
@@ -126,8 +191,12 @@ mod tests {
             self.0.send(host.ip).map_err(|_| SchedulerLost("the test is over".into()))
         }
 
-        async fn announce_holdings(&self, _: &HostId, _: Vec<Holding>) -> Result<(), SchedulerLost> {
+        async fn announce_holdings(&self, _: Holdings) -> Result<(), SchedulerLost> {
             Ok(())
+        }
+
+        fn wants_holdings(&self) -> bool {
+            false
         }
 
         async fn leave(&self, _: &HostId) -> Result<(), SchedulerLost> {
@@ -156,7 +225,8 @@ mod tests {
         };
         let (noting, mut noted) = mpsc::unbounded_channel();
         let drain = Drain::new();
-        let announcer = Announcer::new(Arc::new(Noting(noting)), host, locate, Vec::new, Config::default());
+        let announcer =
+            Announcer::new(Arc::new(Noting(noting)), host, locate, Arc::new(Fixed::new(Vec::new())), Config::default());
         tokio::spawn(announcer.run(drain.watch()));
         let begun = tokio::time::Instant::now();
         assert_eq!(noted.recv().await, Some(first));

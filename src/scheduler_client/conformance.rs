@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use damselfly_api::convert::{self, Listener, PeerSays};
-use damselfly_api::ours::holdings_server::{Holdings, HoldingsServer};
+use damselfly_api::ours::holdings_server::{self, HoldingsServer};
 use damselfly_api::ours::{AnnounceHoldingsRequest, AnnounceHoldingsResponse, WatchRequest, WatchResponse};
 use damselfly_api::scheduler::scheduler_server::{Scheduler, SchedulerServer};
 use damselfly_api::scheduler::{AnnounceHostRequest, AnnouncePeerRequest, AnnouncePeerResponse, DeleteHostRequest};
-use damselfly_core::swarm::{Answer, Held, Holding, HostInfo, Origin, Registration, Report, SourceWish};
+use damselfly_core::swarm::{Answer, Held, Holding, Holdings, HostInfo, Origin, Registration, Report, SourceWish};
 use damselfly_core::{Geometry, PeerId, PieceDigest, PieceNumber, TaskId};
 use damselfly_runtime::Drain;
 use damselfly_scheduler::{Handle, NoSeeds, SinceStart};
@@ -23,6 +23,7 @@ use tonic::codegen::BoxStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::announcer::Fixed;
 use super::{Announcer, Config, Conversation, Embedded, GrpcSchedulers, Metrics, SchedulerClient};
 
 const TASK: TaskId = TaskId::from_bytes([5; 32]);
@@ -113,14 +114,14 @@ impl Scheduler for Wire {
 }
 
 #[async_trait::async_trait]
-impl Holdings for Wire {
+impl holdings_server::Holdings for Wire {
     async fn announce(
         &self,
         request: Request<AnnounceHoldingsRequest>,
     ) -> Result<Response<AnnounceHoldingsResponse>, Status> {
-        let (host, holdings) = convert::holdings_from_wire(request.into_inner())?;
-        self.held.fetch_add(holdings.len() as u64, Ordering::SeqCst);
-        self.handle.announce_holdings(&host, holdings).await.map_err(|_| Status::unavailable(""))?;
+        let holdings = convert::holdings_from_wire(request.into_inner())?;
+        self.held.fetch_add(holdings.list.len() as u64, Ordering::SeqCst);
+        self.handle.announce_holdings(holdings).await.map_err(|_| Status::unavailable(""))?;
         Ok(Response::new(AnnounceHoldingsResponse {}))
     }
 
@@ -268,7 +269,7 @@ fn holding(n: u8) -> Holding {
 async fn what_a_host_holds_is_offered_until_it_leaves() {
     for (kind, client) in clients().await {
         client.announce_host(&host(1)).await.unwrap();
-        client.announce_holdings(&host(1).id, vec![holding(1)]).await.unwrap();
+        client.announce_holdings(Holdings { host: host(1).id, all: true, list: vec![holding(1)] }).await.unwrap();
         let mut child = join(&*client, 2).await;
         let answer = heard(&mut child, |answer| !parents(answer).is_empty()).await;
         assert_eq!(parents(&answer), ["holder1"], "{kind}");
@@ -332,7 +333,8 @@ async fn a_scheduler_that_dies_is_lost_and_learns_everything_again() {
     let config = Config { backoff_least: Duration::from_millis(20), ..Config::default() };
     let client = Arc::new(GrpcSchedulers::new(&[addr.to_string()], config.clone(), Metrics::default()).unwrap());
     let drain = Drain::new();
-    let announcer = Announcer::new(client.clone(), host(1), || Some(host(1).ip), || vec![holding(1)], config);
+    let announcer =
+        Announcer::new(client.clone(), host(1), || Some(host(1).ip), Arc::new(Fixed::new(vec![holding(1)])), config);
     tokio::spawn(announcer.run(drain.watch()));
     reaches(&before.held, 1).await;
     let mut conversation = client.register(registration(2)).await.unwrap();
@@ -369,7 +371,8 @@ async fn an_idle_host_notices_at_once_that_its_scheduler_began_anew() {
     let client = Arc::new(GrpcSchedulers::new(&[addr.to_string()], config.clone(), Metrics::default()).unwrap());
     let drain = Drain::new();
     let here = Some(host(1).ip);
-    let announcer = Announcer::new(client.clone(), host(1), move || here, || vec![holding(1)], config);
+    let announcer =
+        Announcer::new(client.clone(), host(1), move || here, Arc::new(Fixed::new(vec![holding(1)])), config);
     tokio::spawn(announcer.run(drain.watch()));
     reaches(&before.held, 1).await;
 
@@ -378,6 +381,35 @@ async fn an_idle_host_notices_at_once_that_its_scheduler_began_anew() {
     let listener = tokio::time::timeout(SOON, freed(addr)).await.expect("its port in time");
     tokio::spawn(after.clone().serve(listener));
     reaches(&after.held, 1).await;
+}
+
+#[tokio::test]
+async fn what_is_dropped_is_told_and_what_is_held_is_told_once() {
+    let (listener, addr) = listen().await;
+    let wire = Wire::new(scheduler(), 1);
+    tokio::spawn(wire.clone().serve(listener));
+    let config = Config { announce_interval: Duration::from_secs(3600), ..Config::default() };
+    let client = Arc::new(GrpcSchedulers::new(&[addr.to_string()], config.clone(), Metrics::default()).unwrap());
+    let inventory = Arc::new(Fixed::new(vec![holding(1)]));
+    let here = Some(host(1).ip);
+    let announcer = Announcer::new(client.clone(), host(1), move || here, Arc::clone(&inventory), config);
+    let drain = Drain::new();
+    tokio::spawn(announcer.run(drain.watch()));
+    reaches(&wire.held, 1).await;
+
+    // The conversation breaks off, and the scheduler is the same as before.
+    let mut conversation = client.register(registration(2)).await.unwrap();
+    heard(&mut conversation, |answer| !parents(answer).is_empty()).await;
+    wire.handle.delete_task(TASK).await.unwrap();
+    ends(&mut conversation).await;
+    reaches(&wire.announced, 2).await;
+
+    let Holding { held: Held { geometry, .. }, .. } = holding(1);
+    let dropped = Holding { held: Held { geometry, pieces: Vec::new() }, ..holding(1) };
+    inventory.dropped.lock().unwrap().push(dropped);
+    inventory.drops.send_modify(|count| *count += 1);
+    reaches(&wire.held, 2).await;
+    assert_eq!(wire.held.load(Ordering::SeqCst), 2, "what is held was not said again");
 }
 
 #[tokio::test]
@@ -400,7 +432,7 @@ async fn one_that_is_gone_is_not_asked_and_one_that_is_silent_is_not_waited_for(
     let client = over_grpc(&[silent_addr, addr]);
     client.announce_host(&host(1)).await.unwrap();
     for n in 1..9 {
-        let mut registration = registration(1);
+        let mut registration = registration(n);
         registration.task = TaskId::from_bytes([n; 32]);
         let mut conversation = client.register(registration).await.unwrap();
         heard(&mut conversation, |answer| matches!(answer, Answer::GoToSource { .. })).await;

@@ -11,7 +11,7 @@ use damselfly_api::ours::holdings_client::HoldingsClient;
 use damselfly_api::scheduler::DeleteHostRequest;
 use damselfly_api::scheduler::scheduler_client::SchedulerClient as SchedulerStub;
 use damselfly_core::HostId;
-use damselfly_core::swarm::{Holding, HostInfo, Registration};
+use damselfly_core::swarm::{Holdings, HostInfo, Registration};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
@@ -122,6 +122,12 @@ impl GrpcSchedulers {
         scheduler: Arc<Scheduler>,
         registration: &Registration,
     ) -> Result<Conversation, SchedulerLost> {
+        // Dragonfly's own scheduler takes no second registration of a peer that was done.
+        let renamed = scheduler.is_plain().then(|| Registration {
+            peer: registration.peer.renamed(u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..))),
+            ..registration.clone()
+        });
+        let registration = renamed.as_ref().unwrap_or(registration);
         let (outbound, requests) = mpsc::channel(QUEUE);
         // The queue is empty.
         let _ = outbound.try_send(convert::registration_to_wire(registration));
@@ -173,19 +179,20 @@ impl GrpcSchedulers {
     async fn announce_to(&self, scheduler: Arc<Scheduler>, host: &HostInfo) -> Result<(), SchedulerLost> {
         let request = convert::host_to_wire(host, self.0.config.announce_interval);
         let answer = self.answer_of(&scheduler, stub(&scheduler.channel).announce_host(request)).await?;
-        if scheduler.announced(convert::run_of(answer.metadata())) {
-            self.0.forgotten.send_modify(|count| *count += 1);
-        }
+        scheduler.announced(convert::run_of(answer.metadata()));
         Ok(())
     }
 
-    async fn hold_at(
-        &self,
-        scheduler: Arc<Scheduler>,
-        host: &HostId,
-        holdings: &[Holding],
-    ) -> Result<(), SchedulerLost> {
-        for request in convert::holdings_to_wire(host, holdings) {
+    /// Tells one scheduler; from the first request on that fails, it is to be told everything again.
+    async fn hold_at(&self, scheduler: Arc<Scheduler>, holdings: &Holdings) -> Result<(), SchedulerLost> {
+        let run = scheduler.run();
+        let told = self.send_holdings(&scheduler, holdings).await;
+        scheduler.was_told(run, told.is_ok());
+        told
+    }
+
+    async fn send_holdings(&self, scheduler: &Scheduler, holdings: &Holdings) -> Result<(), SchedulerLost> {
+        for request in convert::holdings_to_wire(holdings) {
             let mut stub = HoldingsClient::new(scheduler.channel.clone()).max_encoding_message_size(MAX_MESSAGE);
             let call = async {
                 match stub.announce(request).await {
@@ -194,7 +201,7 @@ impl GrpcSchedulers {
                     answer => answer,
                 }
             };
-            self.answer_of(&scheduler, call).await?;
+            self.answer_of(scheduler, call).await?;
         }
         Ok(())
     }
@@ -204,7 +211,14 @@ impl GrpcSchedulers {
     where
         F: Future<Output = Result<(), SchedulerLost>>,
     {
-        let results = futures_util::future::join_all(self.schedulers().into_iter().map(call)).await;
+        Self::each(self.schedulers(), call).await
+    }
+
+    async fn each<F>(schedulers: Vec<Arc<Scheduler>>, call: impl Fn(Arc<Scheduler>) -> F) -> Result<(), SchedulerLost>
+    where
+        F: Future<Output = Result<(), SchedulerLost>>,
+    {
+        let results = futures_util::future::join_all(schedulers.into_iter().map(call)).await;
         let mut last = Err(SchedulerLost("none is known".into()));
         for result in results {
             match result {
@@ -233,6 +247,7 @@ async fn keep_watch(shared: Weak<Shared>, scheduler: Arc<Scheduler>) {
         match opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(response) => {
                 scheduler.seen(true);
+                scheduler.speaks(false);
                 if std::mem::replace(&mut was_away, true)
                     && let Some(shared) = shared.upgrade()
                 {
@@ -247,6 +262,7 @@ async fn keep_watch(shared: Weak<Shared>, scheduler: Arc<Scheduler>) {
             }
             Err(status) if status.code() == Code::Unimplemented => {
                 scheduler.seen(true);
+                scheduler.speaks(true);
                 wait = config.announce_interval;
             }
             Err(_) => {
@@ -304,8 +320,14 @@ impl SchedulerClient for GrpcSchedulers {
         self.every(|scheduler| self.announce_to(scheduler, host)).await
     }
 
-    async fn announce_holdings(&self, host: &HostId, holdings: Vec<Holding>) -> Result<(), SchedulerLost> {
-        self.every(|scheduler| self.hold_at(scheduler, host, &holdings)).await
+    async fn announce_holdings(&self, holdings: Holdings) -> Result<(), SchedulerLost> {
+        let (told, untold): (Vec<_>, Vec<_>) = self.schedulers().into_iter().partition(|scheduler| scheduler.is_told());
+        let wanting = if holdings.all && !untold.is_empty() { untold } else { told };
+        Self::each(wanting, |scheduler| self.hold_at(scheduler, &holdings)).await
+    }
+
+    fn wants_holdings(&self) -> bool {
+        self.schedulers().iter().any(|scheduler| scheduler.is_open() && !scheduler.is_told())
     }
 
     async fn leave(&self, host: &HostId) -> Result<(), SchedulerLost> {

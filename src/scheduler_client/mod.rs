@@ -24,12 +24,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use damselfly_core::HostId;
-use damselfly_core::swarm::{Answer, Holding, HostInfo, Registration, Report};
+use damselfly_core::swarm::{Answer, Holdings, HostInfo, Registration, Report};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
-pub use announcer::Announcer;
+pub use announcer::{Announcer, Inventory};
 pub use discovery::Discovery;
 pub use embedded::Embedded;
 pub use grpc::GrpcSchedulers;
@@ -63,8 +63,11 @@ pub trait SchedulerClient: Send + Sync {
     /// Says that this host is there.
     async fn announce_host(&self, host: &HostInfo) -> Result<(), SchedulerLost>;
 
-    /// Adds to what is known that this host holds; a holding without pieces was dropped.
-    async fn announce_holdings(&self, host: &HostId, holdings: Vec<Holding>) -> Result<(), SchedulerLost>;
+    /// Says what this host holds: everything to those that do not know it, changes to those that do.
+    async fn announce_holdings(&self, holdings: Holdings) -> Result<(), SchedulerLost>;
+
+    /// Whether a scheduler that can be spoken to does not know what this host holds.
+    fn wants_holdings(&self) -> bool;
 
     /// Says that this host leaves.
     async fn leave(&self, host: &HostId) -> Result<(), SchedulerLost>;
@@ -74,7 +77,7 @@ pub trait SchedulerClient: Send + Sync {
         true
     }
 
-    /// Changes when a scheduler may have forgotten this host: it is to be announced again, with all that it holds.
+    /// Changes when a scheduler may have forgotten this host: it is to be announced again.
     fn forgotten(&self) -> watch::Receiver<u64> {
         watch::Sender::new(0).subscribe()
     }

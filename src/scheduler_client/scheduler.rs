@@ -20,10 +20,12 @@ struct State {
     closed_until: Option<Instant>,
     /// The last wait.
     wait: Duration,
-    /// It failed, and has not been announced to since.
-    failing: bool,
     /// Which run of it answered last.
     run: Option<u64>,
+    /// It was told in that run what this host holds.
+    told: bool,
+    /// It is not one of ours: it knows only the plain protocol.
+    plain: bool,
     /// The watch on it broke, and has not been opened again.
     gone: bool,
 }
@@ -58,10 +60,19 @@ impl Scheduler {
         }
     }
 
+    /// It says that it is not one of ours.
+    pub(super) fn is_plain(&self) -> bool {
+        self.state().plain
+    }
+
+    /// It does, or does not, know what only our own schedulers do.
+    pub(super) fn speaks(&self, plain: bool) {
+        self.state().plain = plain;
+    }
+
     /// It did not answer.
     pub(super) fn failed(&self, config: &Config) {
         let mut state = self.state();
-        state.failing = true;
         // Many downloads fail at once where one scheduler does: that is one failure.
         if state.closed_until.is_some_and(|until| Instant::now() < until) {
             return;
@@ -76,13 +87,28 @@ impl Scheduler {
         (state.closed_until, state.wait, state.gone) = (None, Duration::ZERO, false);
     }
 
-    /// It took an announcement, in this run; says whether it may have forgotten what it knew.
-    pub(super) fn announced(&self, run: Option<u64>) -> bool {
+    /// It took an announcement, in this run. In another one than before it knows nothing any more.
+    pub(super) fn announced(&self, run: Option<u64>) {
         self.answered();
         let mut state = self.state();
-        let another = state.run.is_some() && state.run != run;
+        state.told &= state.run == run;
         state.run = run;
-        std::mem::take(&mut state.failing) || another
+    }
+
+    /// The run in which it was last announced to.
+    pub(super) fn run(&self) -> Option<u64> {
+        self.state().run
+    }
+
+    /// Whether it knows all that this host holds.
+    pub(super) fn is_told(&self) -> bool {
+        self.state().told
+    }
+
+    /// It was told in `run` what this host holds, or could not be told what changed.
+    pub(super) fn was_told(&self, run: Option<u64>, well: bool) {
+        let mut state = self.state();
+        state.told = well && state.run == run;
     }
 }
 
@@ -108,15 +134,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_may_have_forgotten_after_a_failure_and_in_another_run() {
+    async fn it_knows_what_it_was_told_until_another_run_begins() {
         let config = Config::default();
         let scheduler = Scheduler::new("[::1]:1".into(), &config).unwrap();
-        assert!(!scheduler.announced(Some(1)));
-        assert!(!scheduler.announced(Some(1)));
-        assert!(scheduler.announced(Some(2)));
+        scheduler.announced(Some(1));
+        assert!(!scheduler.is_told());
+        scheduler.was_told(Some(1), true);
         scheduler.failed(&config);
-        assert!(scheduler.announced(Some(2)));
-        assert!(!scheduler.announced(Some(2)));
+        scheduler.announced(Some(1));
+        assert!(scheduler.is_told(), "a failure is no new run");
+        scheduler.announced(Some(2));
+        assert!(!scheduler.is_told());
+        scheduler.was_told(Some(1), true);
+        assert!(!scheduler.is_told(), "another run began while it was told");
+        scheduler.was_told(Some(2), true);
+        scheduler.was_told(Some(2), false);
+        assert!(!scheduler.is_told(), "it does not know what changed");
     }
 
     #[tokio::test]

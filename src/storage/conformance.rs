@@ -7,7 +7,7 @@ use bytes::Bytes;
 use damselfly_core::swarm::Origin;
 use damselfly_core::{Audience, ByteRange, Geometry, PieceDigest, PieceNumber, TaskId};
 
-use super::{Config, MAX_READ, NewTask, Storage, StorageError, StoredTask, Swept};
+use super::{Config, DroppedTask, MAX_READ, NewTask, Storage, StorageError, StoredTask, Swept};
 
 const PIECE: u64 = 600_000;
 const LENGTH: u64 = 2 * PIECE + 1234;
@@ -93,6 +93,7 @@ conformance!(
     what_can_never_fit_evicts_nothing,
     creating_again_returns_the_same_or_replaces,
     removed_tasks_are_gone_for_others,
+    what_is_removed_is_known_until_it_is_stored_again,
     an_empty_content_is_complete,
     a_sweep_removes_what_expired,
     records_are_bounded,
@@ -309,6 +310,21 @@ async fn removed_tasks_are_gone_for_others(setup: Setup) {
     fill(&anew, 0).await;
     drop(task);
     assert!(storage.get(&id(1)).unwrap().have().contains(PieceNumber(0)));
+}
+
+async fn what_is_removed_is_known_until_it_is_stored_again(setup: Setup) {
+    let storage = &setup.storage;
+    let NewTask { id, geometry, origin, .. } = new_task(1);
+    let changes = storage.drops();
+    drop(storage.create(new_task(1)).unwrap());
+    assert!(!changes.has_changed().unwrap());
+    storage.remove(&id);
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(storage.take_dropped(), Some(vec![DroppedTask { id, geometry, origin }]));
+    drop(storage.create(new_task(1)).unwrap());
+    storage.remove(&id);
+    drop(storage.create(new_task(1)).unwrap());
+    assert_eq!(storage.take_dropped(), Some(vec![]), "it is here");
 }
 
 async fn an_empty_content_is_complete(setup: Setup) {

@@ -28,6 +28,7 @@
 
 mod config;
 mod content;
+mod dropped;
 mod files;
 mod ledger;
 mod metrics;
@@ -44,6 +45,7 @@ mod conformance;
 mod crash_tests;
 
 pub use config::{Config, StorageError};
+pub use dropped::DroppedTask;
 pub use metrics::Metrics;
 pub use store::{NewTask, Storage, Swept, TaskSummary, Usage};
 pub use task::{MAX_READ, StoredTask};

@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use damselfly_core::swarm::Origin;
 use damselfly_core::{Audience, Digest, Geometry, TaskId};
+use tokio::sync::watch;
 
 use super::config::{Config, StorageError};
 use super::content::Content;
+use super::dropped::{Dropped, DroppedTask};
 use super::files::{self, Files};
 use super::ledger::{Kept, Ledger, Op};
 use super::metrics::Metrics;
@@ -100,6 +102,7 @@ struct Inner {
     order: Mutex<()>,
     uses: AtomicU64,
     shared: Arc<Shared>,
+    dropped: Dropped,
 }
 
 impl std::fmt::Debug for Storage {
@@ -141,7 +144,16 @@ impl Storage {
 
     fn with(config: Config, shared: Shared) -> Self {
         let (tasks, order, shared) = (Mutex::default(), Mutex::default(), Arc::new(shared));
-        Self { inner: Arc::new(Inner { config, tasks, order, uses: AtomicU64::new(1), shared }) }
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                tasks,
+                order,
+                uses: AtomicU64::new(1),
+                shared,
+                dropped: Dropped::default(),
+            }),
+        }
     }
 
     /// Takes over every kept task whose content file has its length; removes the records and files of all others.
@@ -269,6 +281,19 @@ impl Storage {
     pub fn remove(&self, id: &TaskId) {
         let _order = self.order();
         self.drop_task(id);
+    }
+
+    /// What was removed since this was last asked, and is not stored again; `None` if it was too much to remember.
+    pub fn take_dropped(&self) -> Option<Vec<DroppedTask>> {
+        let mut dropped = self.inner.dropped.take()?;
+        let tasks = self.tasks();
+        dropped.retain(|task| !tasks.contains_key(&task.id));
+        Some(dropped)
+    }
+
+    /// Changes when a task is removed.
+    pub fn drops(&self) -> watch::Receiver<u64> {
+        self.inner.dropped.changes()
     }
 
     /// All stored tasks, in no order.
@@ -407,7 +432,7 @@ impl Storage {
         let task = tasks.remove(id);
         self.gauge(&tasks);
         drop(tasks);
-        end(task);
+        self.end(task);
         true
     }
 
@@ -417,7 +442,17 @@ impl Storage {
         let task = tasks.remove(id);
         self.gauge(&tasks);
         drop(tasks);
-        end(task);
+        self.end(task);
+    }
+
+    fn end(&self, task: Option<Arc<TaskState>>) {
+        let Some(task) = task else { return };
+        task.forget();
+        if let Place::Disk { path, .. } = &task.place {
+            files::remove(path);
+        }
+        let TaskRecord { geometry, origin, .. } = &task.record;
+        self.inner.dropped.add(DroppedTask { id: task.id, geometry: *geometry, origin: origin.clone() });
     }
 
     fn tasks(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<TaskState>>> {
@@ -450,14 +485,6 @@ struct Evictable {
 /// Somebody but the table has it. Under the table's lock a `false` stays false: handles come from there or from handles.
 fn in_use(task: &Arc<TaskState>) -> bool {
     Arc::strong_count(task) > 1
-}
-
-fn end(task: Option<Arc<TaskState>>) {
-    let Some(task) = task else { return };
-    task.forget();
-    if let Place::Disk { path, .. } = &task.place {
-        files::remove(path);
-    }
 }
 
 fn reserved(tasks: &HashMap<TaskId, Arc<TaskState>>) -> u64 {

@@ -160,6 +160,25 @@ fn a_restarted_host_offers_what_it_holds() {
 }
 
 #[test]
+fn what_a_host_evicted_is_not_offered_by_the_scheduler() {
+    let origin = Origin::start();
+    // Room for one of the two files.
+    let fleet = Fleet::start_with(1, |plan| plan.set("gc.policy.diskThreshold", "30MiB"));
+    let get = |path: &str, seed| {
+        origin.put(path, Page::file(random(20 * MIB, seed)));
+        let answer = fleet.hosts[0].get(&origin.url(path));
+        assert_eq!(answer.status, 200);
+        let task = answer.line("x-dragonfly-task-id").to_string();
+        wait_for("the host to say what it holds", || (fleet.scheduler.holders(&task) == 1).then_some(()));
+        task
+    };
+    let first = get("/first.bin", 111);
+    let second = get("/second.bin", 112);
+    wait_for("the host to say what it evicted", || (fleet.scheduler.holders(&first) == 0).then_some(()));
+    assert_eq!(fleet.scheduler.holders(&second), 1);
+}
+
+#[test]
 fn a_host_with_a_rotten_disk_is_found_out() {
     let origin = Origin::start();
     let fleet = Fleet::start(2);

@@ -126,11 +126,31 @@ impl PeerId {
     /// written in the form of a version 4 UUID (RFC 9562, 5.4).
     pub fn new(ip: std::net::IpAddr, hostname: &str, random: u128, seed: bool) -> Self {
         let suffix = if seed { "-seed" } else { "" };
-        let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-        let (a, b, c) = (bits >> 96, (bits >> 80) & 0xffff, (bits >> 64) & 0xffff);
-        let (d, e) = ((bits >> 48) & 0xffff, bits & 0xffff_ffff_ffff);
-        Self::from(format!("{ip}-{hostname}-{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}{suffix}"))
+        Self::from(format!("{ip}-{hostname}-{}{suffix}", uuid(random)))
     }
+}
+
+impl PeerId {
+    /// Another part of the same daemon in the same task, where the next one may not have the name of the last.
+    pub fn renamed(&self, random: u128) -> Self {
+        let (name, suffix) = match self.as_str().strip_suffix("-seed") {
+            Some(name) => (name, "-seed"),
+            None => (self.as_str(), ""),
+        };
+        let host = name.len().checked_sub(UUID).and_then(|end| name.get(..end)).unwrap_or(name);
+        Self::from(format!("{host}{}{suffix}", uuid(random)))
+    }
+}
+
+/// The length of a UUID.
+const UUID: usize = 36;
+
+/// Random bits in the form of a version 4 UUID (RFC 9562, 5.4).
+fn uuid(random: u128) -> String {
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let (a, b, c) = (bits >> 96, (bits >> 80) & 0xffff, (bits >> 64) & 0xffff);
+    let (d, e) = ((bits >> 48) & 0xffff, bits & 0xffff_ffff_ffff);
+    format!("{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
 }
 
 #[cfg(test)]
@@ -153,5 +173,8 @@ mod tests {
         assert_eq!(id.as_str(), "127.0.0.1-a-ffffffff-ffff-4fff-bfff-ffffffffffff-seed");
         let id = PeerId::new([127, 0, 0, 1].into(), "a", 0, false);
         assert_eq!(id.as_str(), "127.0.0.1-a-00000000-0000-4000-8000-000000000000");
+        assert_eq!(id.renamed(u128::MAX).as_str(), "127.0.0.1-a-ffffffff-ffff-4fff-bfff-ffffffffffff");
+        let seed = PeerId::new([127, 0, 0, 1].into(), "a", 0, true);
+        assert_eq!(seed.renamed(u128::MAX).as_str(), "127.0.0.1-a-ffffffff-ffff-4fff-bfff-ffffffffffff-seed");
     }
 }

@@ -113,6 +113,17 @@ pub struct Holding {
     pub held: Held,
 }
 
+/// What a host says that it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    /// The host.
+    pub host: HostId,
+    /// Whether this is the beginning of everything that it holds: what was known before is forgotten.
+    pub all: bool,
+    /// Holdings; one without pieces was dropped.
+    pub list: Vec<Holding>,
+}
+
 /// Why a piece could not be had from a parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PieceFault {

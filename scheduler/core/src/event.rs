@@ -10,6 +10,8 @@ pub enum Event {
     HostAnnounced(HostInfo),
     /// A host says goodbye.
     HostLeft(HostId),
+    /// A host holds nothing but what it says from now on, and what its open conversations say.
+    HoldsNothing(HostId),
     /// A host says what it holds of a task, beside what is known already; no piece at all, if it dropped the task.
     Held(HostId, Holding),
     /// A peer opens a conversation. One that was open under the same peer id is over.

@@ -193,7 +193,7 @@ impl Core {
     pub(crate) fn reindex_host(&mut self, host: &HostId) {
         let Some(state) = self.hosts.get_mut(host) else { return };
         state.full = state.info.as_ref().is_none_or(|info| state.children >= info.upload_slots);
-        for peer in state.peers.clone() {
+        for (_, peer) in state.peers.clone() {
             self.reindex(&peer);
         }
     }
@@ -237,7 +237,7 @@ impl Core {
             self.cancel_wake(at, Wake::Improve(peer.clone()));
         }
         if let Some(host) = self.hosts.get_mut(&state.host) {
-            host.peers.remove(peer);
+            host.peers.remove(&(state.task, peer.clone()));
             if host.is_unneeded() {
                 self.hosts.remove(&state.host);
             }

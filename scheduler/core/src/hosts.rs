@@ -17,7 +17,10 @@ pub(crate) struct Host {
     pub(crate) idc: Arc<str>,
     /// When it last announced itself.
     pub(crate) seen: Moment,
-    pub(crate) peers: BTreeSet<PeerId>,
+    /// Tells this time that it is known from every other: it changes when the host was forgotten meanwhile.
+    pub(crate) number: u64,
+    /// Its peers, by task.
+    pub(crate) peers: BTreeSet<(TaskId, PeerId)>,
     /// Upload slots in use.
     pub(crate) children: u32,
     /// Leases that its peers hold.
@@ -40,6 +43,7 @@ impl Default for Host {
             info: None,
             idc: Arc::from(""),
             seen: Moment::START,
+            number: 0,
             peers: BTreeSet::new(),
             children: 0,
             leases: 0,
@@ -78,7 +82,12 @@ impl Core {
             self.seeds.remove(&id);
         }
         let host_time = self.config.host_time();
+        self.host_number += u64::from(is_new);
+        let number = self.host_number;
         let host = self.hosts.entry(id.clone()).or_default();
+        if is_new {
+            host.number = number;
+        }
         let seen = std::mem::replace(&mut host.seen, now);
         if *host.idc != *info.idc {
             host.idc = Arc::from(info.idc.as_str());
@@ -93,10 +102,20 @@ impl Core {
         self.reindex_host(&id);
     }
 
+    /// What was known that a host holds is forgotten: it is about to say all that it does.
+    pub(crate) fn holds_nothing(&mut self, id: &HostId) {
+        let Some(host) = self.hosts.get(id) else { return };
+        for (_, peer) in host.peers.clone() {
+            if self.peers.get(&peer).is_some_and(|peer| !peer.open) {
+                self.remove_peer(&peer);
+            }
+        }
+    }
+
     /// A host says goodbye: its peers are gone with it.
     pub(crate) fn host_left(&mut self, id: &HostId) {
         let Some(host) = self.hosts.get(id) else { return };
-        for peer in host.peers.clone() {
+        for (_, peer) in host.peers.clone() {
             if self.peers.get(&peer).is_some_and(|peer| peer.open) {
                 self.output(Output::End(peer.clone()));
             }
@@ -114,12 +133,7 @@ impl Core {
 
     /// Offers a host no more. Peers of it that still talk go on as children.
     fn drop_host(&mut self, id: &HostId) {
-        let Some(host) = self.hosts.get(id) else { return };
-        for peer in host.peers.clone() {
-            if self.peers.get(&peer).is_some_and(|peer| !peer.open) {
-                self.remove_peer(&peer);
-            }
-        }
+        self.holds_nothing(id);
         self.forget_announcement(id);
     }
 
@@ -136,7 +150,7 @@ impl Core {
         self.hosts_by_age.remove(&(seen, id.clone()));
         self.cancel_wake(seen + self.config.host_time(), Wake::Host(id.clone()));
         self.reindex_host(id);
-        for peer in peers {
+        for (_, peer) in peers {
             self.unlink_children(&peer);
         }
         if unneeded {
@@ -182,7 +196,7 @@ impl Core {
         self.wake_at(until, Wake::Isolation(id.clone()));
         self.fact(Fact::Isolated);
         self.reindex_host(id);
-        for peer in peers {
+        for (_, peer) in peers {
             self.unlink_children(&peer);
         }
     }
@@ -226,7 +240,8 @@ impl Core {
 
     /// A host's peers in one task.
     pub(crate) fn peers_of(&self, host: &HostId, task: &TaskId) -> Vec<PeerId> {
-        let peers = self.hosts.get(host).into_iter().flat_map(|host| &host.peers);
-        peers.filter(|peer| self.peers.get(*peer).is_some_and(|peer| peer.task == *task)).cloned().collect()
+        let Some(host) = self.hosts.get(host) else { return Vec::new() };
+        let from = (*task, PeerId::from(""));
+        host.peers.range(from..).take_while(|(of, _)| of == task).map(|(_, peer)| peer.clone()).collect()
     }
 }

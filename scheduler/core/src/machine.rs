@@ -46,6 +46,9 @@ pub struct Core {
     outputs: VecDeque<Output>,
     pub(crate) unsettled: Unsettled,
     pub(crate) next_ticket: u64,
+    /// The last number that a host and a peer were given.
+    pub(crate) host_number: u64,
+    pub(crate) peer_number: u64,
 }
 
 /// What an event stirred up and [`Core::settle`] puts in order.
@@ -75,6 +78,8 @@ impl Core {
             outputs: VecDeque::new(),
             unsettled: Unsettled::default(),
             next_ticket: 0,
+            host_number: 0,
+            peer_number: 0,
         }
     }
 
@@ -83,6 +88,7 @@ impl Core {
         match event {
             Event::HostAnnounced(info) => self.host_announced(now, info),
             Event::HostLeft(host) => self.host_left(&host),
+            Event::HoldsNothing(host) => self.holds_nothing(&host),
             Event::Held(host, holding) => self.held(now, host, holding),
             Event::Register(registration) => self.register(now, registration),
             Event::Report(peer, report) => self.report(now, &peer, report),

@@ -1,6 +1,6 @@
 //! What is known of one peer.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use damselfly_core::swarm::SourceWish;
@@ -17,6 +17,8 @@ use crate::pieces::Pieces;
 pub(crate) struct Peer {
     pub(crate) task: TaskId,
     pub(crate) host: HostId,
+    /// Tells this part in the task from an earlier one under the same id, which may have failed somebody.
+    pub(crate) number: u64,
     pub(crate) extended: bool,
     pub(crate) wish: SourceWish,
     /// Whether its conversation is open.
@@ -36,8 +38,8 @@ pub(crate) struct Peer {
     pub(crate) pieces: Pieces,
     pub(crate) parents: BTreeSet<PeerId>,
     pub(crate) children: BTreeSet<PeerId>,
-    /// Parents that failed it.
-    pub(crate) failed: BTreeSet<PeerId>,
+    /// Parents that failed it, and under which number.
+    pub(crate) failed: BTreeMap<PeerId, u64>,
     /// The same in the order in which they failed it, so that the oldest can be forgotten.
     pub(crate) failures: VecDeque<PeerId>,
     /// Hosts that it said to have had wrong bytes from.
@@ -60,10 +62,11 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// A peer whose conversation is not open and that holds nothing.
-    pub(crate) fn new(task: TaskId, host: HostId) -> Self {
+    pub(crate) fn new(task: TaskId, host: HostId, number: u64) -> Self {
         Self {
             task,
             host,
+            number,
             extended: false,
             wish: SourceWish::Allowed,
             open: false,
@@ -76,7 +79,7 @@ impl Peer {
             pieces: Pieces::default(),
             parents: BTreeSet::new(),
             children: BTreeSet::new(),
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
             failures: VecDeque::new(),
             accused: BTreeSet::new(),
             former: VecDeque::new(),
@@ -114,9 +117,23 @@ impl Peer {
         }
     }
 
+    /// A conversation begins that is no continuation of another: what was said in the last one is over.
+    pub(crate) fn begin(&mut self, number: u64) {
+        self.number = number;
+        self.late = None;
+        self.failed.clear();
+        self.failures.clear();
+        self.accused.clear();
+    }
+
+    /// Whether this parent failed it, as it is now.
+    pub(crate) fn was_failed_by(&self, parent: &PeerId, number: u64) -> bool {
+        self.failed.get(parent) == Some(&number)
+    }
+
     /// Remembers a parent that failed it; at most `most` of them.
-    pub(crate) fn remember_failure(&mut self, parent: PeerId, most: usize) {
-        if self.failed.insert(parent.clone()) {
+    pub(crate) fn remember_failure(&mut self, parent: PeerId, number: u64, most: usize) {
+        if self.failed.insert(parent.clone(), number).is_none() {
             self.failures.push_back(parent);
         }
         while self.failures.len() > most {

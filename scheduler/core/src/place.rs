@@ -136,11 +136,10 @@ impl Core {
 
     fn is_usable(&self, child: &Peer, id: &PeerId) -> bool {
         !child.stranger
-            && !child.failed.contains(id)
             && !child.parents.contains(id)
             // One of the plain protocol cannot follow a parent that has nothing yet.
             && self.peers.get(id).is_some_and(|peer| {
-                peer.host != child.host && (child.extended || !peer.pieces.is_empty())
+                peer.host != child.host && !child.was_failed_by(id, peer.number) && (child.extended || !peer.pieces.is_empty())
             })
     }
 

@@ -12,11 +12,18 @@ use crate::{Fact, Output};
 const LOOK_FOR_ROOM: usize = 64;
 
 impl Core {
+    /// Whether a peer is of this host and task, or nobody's yet. A peer belongs to the host that made it: nobody else may end
+    /// it or speak for it.
+    pub fn may_speak(&self, host: &HostId, task: &TaskId, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_none_or(|known| known.task == *task && known.host == *host)
+    }
+
     pub(crate) fn register(&mut self, now: Moment, registration: Registration) {
         let Registration { host, task, peer, origin, geometry, held, source, extended } = registration;
         self.heard_of(&host);
-        if self.peers.get(&peer).is_some_and(|known| known.task != task || known.host != host) {
-            self.remove_peer(&peer);
+        if !self.may_speak(&host, &task, &peer) {
+            self.fact(Fact::Refused);
+            return;
         }
         self.drop_former(&host, &task, &peer);
         if !self.admit(now, &host, &task, &peer, origin) {
@@ -44,8 +51,12 @@ impl Core {
         self.unlink_parents(peer);
         self.leave_queue(peer);
         let Some(state) = self.peers.get_mut(peer) else { return };
-        if let (false, Some(task)) = (state.open, self.tasks.get_mut(&state.task)) {
-            task.open += 1;
+        if !state.open {
+            self.peer_number += 1;
+            state.begin(self.peer_number);
+            if let Some(task) = self.tasks.get_mut(&state.task) {
+                task.open += 1;
+            }
         }
         state.open = true;
         state.asked = true;
@@ -105,7 +116,8 @@ impl Core {
     pub(crate) fn held(&mut self, now: Moment, host: HostId, holding: Holding) {
         let Holding { task, peer, origin, held } = holding;
         self.heard_of(&host);
-        if self.peers.get(&peer).is_some_and(|known| known.task != task || known.host != host) {
+        if !self.may_speak(&host, &task, &peer) {
+            self.fact(Fact::Refused);
             return;
         }
         let is_open = self.peers.get(&peer).is_some_and(|known| known.open);
@@ -169,8 +181,11 @@ impl Core {
         let touched = std::mem::replace(&mut state.touched, now);
         self.tasks_by_age.remove(&(touched, *task));
         self.tasks_by_age.insert((now, *task));
-        self.hosts.entry(host.clone()).or_default().peers.insert(peer.clone());
-        self.peers.entry(peer.clone()).or_insert_with(|| Peer::new(*task, host.clone()));
+        self.hosts.entry(host.clone()).or_default().peers.insert((*task, peer.clone()));
+        if new_peer {
+            self.peer_number += 1;
+            self.peers.insert(peer.clone(), Peer::new(*task, host.clone(), self.peer_number));
+        }
         true
     }
 

@@ -106,8 +106,12 @@ impl Core {
             }
             return;
         }
-        state.remember_failure(parent.clone(), most);
-        let Some(host) = self.peers.get(parent).map(|parent| parent.host.clone()) else { return };
+        let Some((host, number)) = self.peers.get(parent).map(|parent| (parent.host.clone(), parent.number)) else {
+            return;
+        };
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.remember_failure(parent.clone(), number, most);
+        }
         self.unlink(parent, peer);
         if was_offered && fault == PieceFault::Bad {
             let Some(state) = self.peers.get_mut(peer) else { return };
@@ -145,15 +149,19 @@ impl Core {
 
     fn reschedule(&mut self, now: Moment, peer: &PeerId, failed: Vec<PeerId>) {
         let (most, plain_answers) = (self.config.max_failed, self.config.plain_answers);
+        let number = |id: &PeerId| self.peers.get(id).map_or(0, |parent| parent.number);
+        let failed: Vec<(PeerId, u64)> = failed.into_iter().take(most).map(|id| (id.clone(), number(&id))).collect();
         let Some(state) = self.peers.get_mut(peer) else { return };
         state.asked = true;
         state.source_spent = false;
         self.unsettled.work.insert(state.task);
-        for parent in failed.into_iter().take(most) {
-            state.remember_failure(parent, most);
+        for (parent, number) in failed {
+            state.remember_failure(parent, number, most);
         }
-        let useless: Vec<PeerId> =
-            state.parents.iter().filter(|id| state.failed.contains(*id) || !state.extended).cloned().collect();
+        let Some(state) = self.peers.get(peer) else { return };
+        let number = |id: &PeerId| self.peers.get(id).map_or(0, |parent| parent.number);
+        let is_useless = |id: &&PeerId| !state.extended || state.was_failed_by(id, number(id));
+        let useless: Vec<PeerId> = state.parents.iter().filter(is_useless).cloned().collect();
         for parent in useless {
             self.unlink(&parent, peer);
         }

@@ -139,6 +139,12 @@ impl Core {
         })
     }
 
+    /// Tells this time that the host is known from every other; `None` where it is not announced. It changes when the
+    /// host, and what it held, was forgotten meanwhile.
+    pub fn host_number(&self, id: &HostId) -> Option<u64> {
+        self.hosts.get(id).filter(|host| host.info.is_some()).map(|host| host.number)
+    }
+
     /// All announced hosts, in the order of their ids.
     pub fn hosts(&self) -> impl Iterator<Item = HostView> + '_ {
         self.hosts.values().filter_map(|host| {

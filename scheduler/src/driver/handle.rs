@@ -1,6 +1,6 @@
 //! How everybody else talks to the driver.
 
-use damselfly_core::swarm::{Answer, Holding, HostInfo, Registration, Report};
+use damselfly_core::swarm::{Answer, Holdings, HostInfo, Registration, Report};
 use damselfly_core::{HostId, TaskId};
 use damselfly_scheduler_core::{Core, Event};
 use tokio::sync::{mpsc, oneshot};
@@ -50,20 +50,27 @@ impl Handle {
         opened.await.map_err(|_| Stopped)
     }
 
-    /// A host says that it is there.
+    /// A host says that it is there. Returns the number under which it is known, which changes when the host and what it
+    /// holds was forgotten meanwhile.
     ///
     /// # Errors
     /// When the scheduler has stopped.
-    pub async fn announce_host(&self, host: HostInfo) -> Result<(), Stopped> {
-        self.event(Event::HostAnnounced(host)).await
+    pub async fn announce_host(&self, host: HostInfo) -> Result<u64, Stopped> {
+        let id = host.id.clone();
+        self.event(Event::HostAnnounced(host)).await?;
+        self.snapshot(move |core| core.host_number(&id).unwrap_or_default()).await
     }
 
     /// A host says what it holds. It should have announced itself before: only then is it offered to others.
     ///
     /// # Errors
     /// When the scheduler has stopped.
-    pub async fn announce_holdings(&self, host: &HostId, holdings: Vec<Holding>) -> Result<(), Stopped> {
-        for holding in holdings {
+    pub async fn announce_holdings(&self, holdings: Holdings) -> Result<(), Stopped> {
+        let Holdings { host, all, list } = holdings;
+        if all {
+            self.event(Event::HoldsNothing(host.clone())).await?;
+        }
+        for holding in list {
             self.event(Event::Held(host.clone(), holding)).await?;
         }
         Ok(())

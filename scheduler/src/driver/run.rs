@@ -157,6 +157,10 @@ impl Driver {
         if reply.send((to_peer, from_peer)).is_err() {
             return;
         }
+        if !self.core.may_speak(&registration.host, &registration.task, &peer) {
+            tracing::warn!(%peer, host = %registration.host, "a host registers another one's peer: refused");
+            return self.tell(Event::Register(registration));
+        }
         tokio::spawn(pump(mailbox, peer.clone(), number, reports, stopped));
         // One that is open under this peer id is over: its answers are closed and its reports are not heard.
         self.talking.insert(peer, Conversation { number, answers, _stop });

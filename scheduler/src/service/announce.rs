@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use damselfly_api::convert::{Listener, PeerSays, metadata_only, peer_says};
 use damselfly_api::scheduler::{AnnouncePeerRequest, AnnouncePeerResponse};
-use damselfly_core::swarm::{Answer, Holding, Registration, Report, SourceWish};
+use damselfly_core::swarm::{Answer, Holding, Holdings, Registration, Report, SourceWish};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
@@ -71,8 +71,8 @@ async fn only_known(
 ) -> Result<(), Status> {
     let Registration { host, task, peer, origin, held, .. } = registration;
     if let Some(held) = held {
-        let holdings = vec![Holding { task, peer, origin, held }];
-        handle.announce_holdings(&host, holdings).await.map_err(stopped)?;
+        let list = vec![Holding { task, peer, origin, held }];
+        handle.announce_holdings(Holdings { host, all: false, list }).await.map_err(stopped)?;
     }
     let _ = to_peer.send(Ok(metadata_only())).await;
     let finished = async {

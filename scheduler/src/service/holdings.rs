@@ -24,8 +24,8 @@ impl Holdings for Service {
         &self,
         request: Request<AnnounceHoldingsRequest>,
     ) -> Result<Response<AnnounceHoldingsResponse>, Status> {
-        let (host, holdings) = holdings_from_wire(request.into_inner())?;
-        self.handle.announce_holdings(&host, holdings).await.map_err(stopped)?;
+        let holdings = holdings_from_wire(request.into_inner())?;
+        self.handle.announce_holdings(holdings).await.map_err(stopped)?;
         Ok(Response::new(AnnounceHoldingsResponse {}))
     }
 

@@ -27,7 +27,8 @@ const MOST_HOSTS: usize = 10_000;
 pub(super) struct Service {
     handle: Handle,
     drain: Watch,
-    /// Tells this run from every other: hosts that see it change say again what they hold.
+    /// Tells this run from every other. With the number of the host in it, which changes when the host was forgotten: who
+    /// sees the sum change says again what it holds.
     run: u64,
 }
 
@@ -59,9 +60,9 @@ impl Scheduler for Service {
     async fn announce_host(&self, request: Request<AnnounceHostRequest>) -> Result<Response<()>, Status> {
         let (host, _interval) = host_from_wire(request.into_inner())?;
         tracing::debug!(host = %host.id, "announced");
-        self.handle.announce_host(host).await.map_err(stopped)?;
+        let number = self.handle.announce_host(host).await.map_err(stopped)?;
         let mut response = Response::new(());
-        mark_run(response.metadata_mut(), self.run);
+        mark_run(response.metadata_mut(), self.run.wrapping_add(number));
         Ok(response)
     }
 

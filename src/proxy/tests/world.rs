@@ -1,7 +1,7 @@
 //! Origins that answer in raw bytes, and a proxy to ask them through.
 
 use damselfly_core::HostId;
-use damselfly_core::swarm::{Answer as Granted, Holding, HostInfo, Registration};
+use damselfly_core::swarm::{Answer as Granted, Holdings, HostInfo, Registration};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -96,8 +96,12 @@ impl SchedulerClient for Generous {
         Ok(())
     }
 
-    async fn announce_holdings(&self, _: &HostId, _: Vec<Holding>) -> Result<(), SchedulerLost> {
+    async fn announce_holdings(&self, _: Holdings) -> Result<(), SchedulerLost> {
         Ok(())
+    }
+
+    fn wants_holdings(&self) -> bool {
+        false
     }
 
     async fn leave(&self, _: &HostId) -> Result<(), SchedulerLost> {

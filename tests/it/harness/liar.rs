@@ -108,7 +108,7 @@ async fn announce(
         ..Holding::default()
     };
     let mut holdings = HoldingsClient::new(channel);
-    let request = AnnounceHoldingsRequest { host_id: ID.into(), holdings: vec![holding] };
+    let request = AnnounceHoldingsRequest { host_id: ID.into(), holdings: vec![holding], all: false };
     holdings.announce(request).await.expect("the holding is announced");
 }
 

@@ -1,7 +1,7 @@
 //! What a host holds.
 
-use damselfly_core::swarm::{Held, Holding, Origin};
-use damselfly_core::{Blake3, Geometry, HostId, PieceNumber};
+use damselfly_core::swarm::{Held, Holding, Holdings, Origin};
+use damselfly_core::{Blake3, Geometry, PieceNumber};
 use prost::Message as _;
 
 use super::{MAX_HOLDINGS, MAX_LISTED, MAX_MESSAGE, WireError, piece, register};
@@ -24,12 +24,13 @@ pub(super) fn held_from_wire(held: HeldPieces) -> Result<Held, WireError> {
 }
 
 /// What a host holds, in as many requests as it takes.
-pub fn holdings_to_wire(host: &HostId, holdings: &[Holding]) -> Vec<AnnounceHoldingsRequest> {
-    let mut requests: Vec<AnnounceHoldingsRequest> = Vec::new();
+pub fn holdings_to_wire(holdings: &Holdings) -> Vec<AnnounceHoldingsRequest> {
+    let request = |all| AnnounceHoldingsRequest { host_id: holdings.host.to_string(), holdings: Vec::new(), all };
+    let mut requests = vec![request(holdings.all)];
     let mut size = 0;
-    for message in holdings.iter().flat_map(split) {
+    for message in holdings.list.iter().flat_map(split) {
         if size >= FULL || requests.last().is_none_or(|request| request.holdings.len() >= MAX_HOLDINGS) {
-            requests.push(AnnounceHoldingsRequest { host_id: host.to_string(), holdings: Vec::new() });
+            requests.push(request(false));
             size = 0;
         }
         size += message.encoded_len();
@@ -64,13 +65,13 @@ fn split(holding: &Holding) -> impl Iterator<Item = ours::Holding> + '_ {
 ///
 /// # Errors
 /// For malformed ids, overlong texts and lists, and a geometry that makes no sense.
-pub fn holdings_from_wire(request: AnnounceHoldingsRequest) -> Result<(HostId, Vec<Holding>), WireError> {
+pub fn holdings_from_wire(request: AnnounceHoldingsRequest) -> Result<Holdings, WireError> {
     if request.holdings.len() > MAX_HOLDINGS {
         return Err(WireError::TooLong("holdings"));
     }
     let host = super::host_id(request.host_id)?;
-    let holdings = request.holdings.into_iter().map(holding_from_wire).collect::<Result<_, _>>()?;
-    Ok((host, holdings))
+    let list = request.holdings.into_iter().map(holding_from_wire).collect::<Result<_, _>>()?;
+    Ok(Holdings { host, all: request.all, list })
 }
 
 fn holding_from_wire(holding: ours::Holding) -> Result<Holding, WireError> {

@@ -71,10 +71,11 @@ proptest! {
     }
 
     #[test]
-    fn holdings_come_back(holdings in proptest::collection::vec(strategies::holding(), 1..9)) {
-        let requests = holdings_to_wire(&"h".into(), &holdings);
+    fn holdings_come_back(holdings in proptest::collection::vec(strategies::holding(), 0..9), all: bool) {
+        let holdings = Holdings { host: "h".into(), all, list: holdings };
+        let requests = holdings_to_wire(&holdings);
         prop_assert_eq!(requests.len(), 1);
-        prop_assert_eq!(holdings_from_wire(sent(&requests[0])).unwrap(), (HostId::from("h"), holdings));
+        prop_assert_eq!(holdings_from_wire(sent(&requests[0])).unwrap(), holdings);
     }
 
     #[test]
@@ -121,8 +122,12 @@ fn what_is_too_long_comes_in_several_messages() {
         held: Held { geometry, pieces: pieces.clone() },
     };
     let few = Holding { held: Held { geometry, pieces: Vec::new() }, ..holding.clone() };
-    let requests = holdings_to_wire(&"h".into(), &[vec![holding.clone(); 2], vec![few; 100]].concat());
-    let back: Vec<_> = requests.iter().flat_map(|request| holdings_from_wire(sent(request)).unwrap().1).collect();
+    let list = [vec![holding.clone(); 2], vec![few; 100]].concat();
+    let requests = holdings_to_wire(&Holdings { host: "h".into(), all: true, list });
+    let back: Vec<_> = requests.iter().map(|request| holdings_from_wire(sent(request)).unwrap()).collect();
+    assert_eq!(back.iter().filter(|holdings| holdings.all).count(), 1, "only the first begins anew");
+    assert!(back[0].all);
+    let back: Vec<_> = back.into_iter().flat_map(|holdings| holdings.list).collect();
     assert_eq!(back.len(), 4 + 4 + 100);
     assert_eq!(back[..4].iter().flat_map(|part| part.held.pieces.clone()).collect::<Vec<_>>(), pieces);
     assert!(back[8..].iter().all(|dropped| dropped.held.pieces.is_empty() && dropped.task == holding.task));

@@ -132,3 +132,64 @@ fn one_that_lied_to_several_is_isolated_though_the_first_accusation_took_it_from
     }
     assert!(world.facts.contains(&Fact::Isolated), "{:?}", world.facts);
 }
+
+#[test]
+fn a_host_that_says_anew_what_it_holds_is_offered_for_nothing_else() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.holds("a", 0..PIECES);
+    world.holds("b", 0..PIECES);
+    assert_eq!(world.event(Event::HoldsNothing(host("a"))), []);
+    assert_eq!(world.register("c"), [told("c", Told::Proofs((0..PIECES).collect())), told("c", parents(&["b"]))]);
+    world.event(Event::HoldsNothing(host("c")));
+    assert_eq!(world.core.counts().fetching, 1, "a conversation goes on");
+}
+
+#[test]
+fn an_evicted_task_is_offered_from_nobody() {
+    let mut world = World::with_hosts(&["a", "c"]);
+    world.holds("a", 0..PIECES);
+    world.holds("a", []);
+    assert_eq!(world.register("c"), [told("c", Told::Source)]);
+}
+
+#[test]
+fn a_peer_belongs_to_its_host() {
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.holds("a", 0..PIECES);
+    world.register("c");
+    for name in ["a", "c"] {
+        let stolen = damselfly_core::swarm::Registration { peer: super::world::peer(name), ..registration("b") };
+        assert!(!world.core.may_speak(&stolen.host, &stolen.task, &stolen.peer));
+        assert_eq!(world.event(Event::Register(stolen.clone())), []);
+        let origin = stolen.origin;
+        let held = super::world::held([]);
+        let dropped = damselfly_core::swarm::Holding { task: stolen.task, peer: stolen.peer, origin, held };
+        assert_eq!(world.event(Event::Held(host("b"), dropped)), []);
+    }
+    let counts = world.core.counts();
+    assert_eq!((counts.peers, counts.fetching), (2, 1), "neither was ended");
+}
+
+#[test]
+fn a_parent_that_failed_is_offered_again_once_it_came_anew() {
+    let mut world = World::with_hosts(&["a", "c"]);
+    world.holds("a", 0..PIECES);
+    world.register("c");
+    world.piece_failed("c", "a", PieceFault::Gone);
+    world.event(Event::HostLeft(host("a")));
+    world.announce(host_info("a"));
+    let answers = world.holds("a", 0..PIECES);
+    assert!(answers.contains(&told("c", parents(&["a"]))), "{answers:?}");
+}
+
+#[test]
+fn a_host_that_was_forgotten_has_another_number() {
+    let mut world = World::with_hosts(&["a"]);
+    let first = world.core.host_number(&host("a"));
+    world.announce(host_info("a"));
+    assert_eq!(world.core.host_number(&host("a")), first);
+    world.pass(Config::default().host_time());
+    assert_eq!(world.core.host_number(&host("a")), None);
+    world.announce(host_info("a"));
+    assert!(world.core.host_number(&host("a")) > first);
+}

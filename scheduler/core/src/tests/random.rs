@@ -18,6 +18,7 @@ const TASKS: u8 = 3;
 enum Step {
     Announce { host: u8, slots: u32 },
     Leave { host: u8 },
+    HoldNothing { host: u8 },
     Hold { host: u8, task: u8, life: u8, pieces: u8 },
     Register { host: u8, task: u8, life: u8, wish: u8, extended: bool, pieces: Option<u8>, geometry: bool },
     Opened { peer: Named, odd: bool },
@@ -49,6 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..HOSTS, 0u32..4).prop_map(|(host, slots)| Step::Announce { host, slots }),
         1 => (0..HOSTS).prop_map(|host| Step::Leave { host }),
+        1 => (0..HOSTS).prop_map(|host| Step::HoldNothing { host }),
         2 => (named(), any::<u8>()).prop_map(|((host, task, life), pieces)| Step::Hold { host, task, life, pieces }),
         8 => (named(), 0u8..4, any::<bool>(), prop::option::of(any::<u8>()), any::<bool>()).prop_map(
             |((host, task, life), wish, extended, pieces, geometry)| {
@@ -141,6 +143,7 @@ impl Run {
         match step {
             Step::Announce { host, slots } => self.event(Event::HostAnnounced(info(host, slots))),
             Step::Leave { host } => self.event(Event::HostLeft(name(host))),
+            Step::HoldNothing { host } => self.event(Event::HoldsNothing(name(host))),
             Step::Hold { host, task, life, pieces } => {
                 let peer = id((host, task, life));
                 let origin = registration("a").origin;

@@ -218,16 +218,19 @@ pub(super) fn check(core: &Core) {
         for child in &peer.children {
             assert!(core.peers[child].parents.contains(id));
         }
-        assert!(core.hosts[&peer.host].peers.contains(id) && core.tasks[&peer.task].peers.contains(id));
+        assert!(
+            core.hosts[&peer.host].peers.contains(&(peer.task, id.clone()))
+                && core.tasks[&peer.task].peers.contains(id)
+        );
         assert!(peer.extended || peer.answers <= core.config.plain_answers);
         assert!(peer.failed.len() <= core.config.max_failed && peer.failed.len() == peer.failures.len());
         assert!(peer.former.len() <= core.config.max_failed);
         assert!(!peer.extended || peer.parents.len() <= core.config.max_parents, "{id} has too many parents");
     }
     for (id, host) in &core.hosts {
-        let children: usize = host.peers.iter().map(|peer| core.peers[peer].children.len()).sum();
+        let children: usize = host.peers.iter().map(|(_, peer)| core.peers[peer].children.len()).sum();
         assert_eq!(host.children as usize, children, "{id} counts its children");
-        let leases = host.peers.iter().filter(|peer| core.has_lease(peer)).count();
+        let leases = host.peers.iter().filter(|(_, peer)| core.has_lease(peer)).count();
         assert_eq!(host.leases as usize, leases, "{id} counts its leases");
     }
     check_bounds(core);
@@ -272,7 +275,7 @@ fn check_task(core: &Core, id: &TaskId) {
         let usable = |id: &&&PeerId| {
             let holder = &core.peers[**id];
             !child.stranger
-                && !child.failed.contains(**id)
+                && !child.was_failed_by(id, core.peers[**id].number)
                 && holder.host != child.host
                 && (child.extended || !holder.pieces.is_empty())
         };
