@@ -13,9 +13,13 @@ use damselfly_scheduler_core::{HostView, PeerView, TaskView};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::Handle;
+use crate::explain::{Explained, text};
 
 /// How many tasks or hosts are listed where the request does not say.
 const DEFAULT_LIMIT: usize = 1000;
+
+/// How many peers are explained where the request does not say.
+const EXPLAINED: usize = 100;
 
 /// How many it can ask for.
 const MOST: usize = 10_000;
@@ -36,6 +40,7 @@ pub fn router(handle: Handle) -> Router {
     Router::new()
         .route("/api/v1/tasks", get(tasks))
         .route("/api/v1/tasks/{id}", get(task))
+        .route("/api/v1/tasks/{id}/explain", get(explain))
         .route("/api/v1/hosts", get(hosts))
         .with_state(handle)
 }
@@ -43,10 +48,7 @@ pub fn router(handle: Handle) -> Router {
 async fn tasks(State(handle): State<Handle>, Query(page): Query<Page>) -> Response {
     let limit = page.limit();
     let tasks = handle.snapshot(move |core| core.tasks().take(limit).collect::<Vec<_>>()).await;
-    tasks.map_or_else(stopped, |tasks| {
-        let tasks: Vec<_> = tasks.iter().map(|task| Task { peers: None, ..Task::from(task) }).collect();
-        Json(tasks).into_response()
-    })
+    tasks.map_or_else(stopped, |tasks| Json(tasks.iter().map(Task::summary).collect::<Vec<_>>()).into_response())
 }
 
 async fn task(State(handle): State<Handle>, Path(id): Path<String>) -> Response {
@@ -55,6 +57,26 @@ async fn task(State(handle): State<Handle>, Path(id): Path<String>) -> Response 
     };
     match handle.snapshot(move |core| core.task(&id)).await {
         Ok(Some(task)) => Json(Task::from(&task)).into_response(),
+        Ok(None) => (StatusCode::NOT_FOUND, "no such task\n").into_response(),
+        Err(error) => stopped(error),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Explain {
+    limit: Option<usize>,
+    /// `text` for people; JSON otherwise.
+    format: Option<String>,
+}
+
+async fn explain(State(handle): State<Handle>, Path(id): Path<String>, Query(wish): Query<Explain>) -> Response {
+    let Ok(id) = id.parse::<TaskId>() else {
+        return (StatusCode::BAD_REQUEST, "a task id is 64 hex digits\n").into_response();
+    };
+    let most = wish.limit.unwrap_or(EXPLAINED).min(DEFAULT_LIMIT);
+    match handle.explain(id, most).await {
+        Ok(Some(why)) if wish.format.as_deref() == Some("text") => text(&why).into_response(),
+        Ok(Some(why)) => Json(Explained::from(&why)).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, "no such task\n").into_response(),
         Err(error) => stopped(error),
     }
@@ -72,7 +94,7 @@ fn stopped(error: crate::driver::Stopped) -> Response {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Task {
+pub(crate) struct Task {
     id: String,
     url: String,
     length: Option<u64>,
@@ -90,7 +112,7 @@ struct Task {
 /// Pieces that a peer reads from the source for everybody, those that are still to come.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Lease {
+pub(crate) struct Lease {
     peer: String,
     first_piece: u32,
     /// Not there while nobody knows how many pieces there are.
@@ -108,6 +130,13 @@ impl From<&(PeerId, Range<u32>)> for Lease {
     }
 }
 
+impl Task {
+    /// Without its peers.
+    pub(crate) fn summary(task: &TaskView) -> Self {
+        Self { peers: None, ..Self::from(task) }
+    }
+}
+
 impl From<&TaskView> for Task {
     fn from(task: &TaskView) -> Self {
         let url = task.origin.url.split(['?', '#']).next().unwrap_or_default();
@@ -121,7 +150,7 @@ impl From<&TaskView> for Task {
             seed: task.seed.as_ref().map(ToString::to_string),
             proofs: task.proofs,
             holders: task.holders,
-            peer_count: task.peers.len(),
+            peer_count: task.peer_count,
             peers: Some(task.peers.iter().map(Peer::from).collect()),
         }
     }
@@ -129,7 +158,7 @@ impl From<&TaskView> for Task {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Peer {
+pub(crate) struct Peer {
     id: String,
     host: String,
     state: &'static str,

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod driver;
+mod explain;
 pub mod http;
 pub mod seed;
 pub mod serve;

@@ -251,6 +251,12 @@ async fn our_own_peers_get_proofs_and_holdings_are_offered() {
     assert_eq!(proofs.numbers, [0]);
     let Ok(Some(Told::NormalTaskResponse(task))) = b.next().await else { panic!("no parents") };
     assert!(task.proven && task.content_length == Some(10));
+
+    let path = format!("/api/v1/tasks/{}/explain", self::task());
+    let (_, json) = scheduler.get(&path);
+    assert!(json.contains(r#""from":[{"peer":"peer-a","pieces":0,"bytesPerSecond":0}]"#), "{json}");
+    let (_, text) = scheduler.get(&format!("{path}?format=text"));
+    assert!(text.contains("peer-b on b: fetching, 0 pieces, 0 children\n") && text.contains("from peer-a"), "{text}");
 }
 
 #[tokio::test]

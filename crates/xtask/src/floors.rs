@@ -381,8 +381,6 @@ mod tests {
             "let now = std::time::SystemTime::now();",
             "use std::collections::{BTreeMap, HashMap};",
             "use bytes::Bytes;",
-            "use crate::storage::Storage;",
-            "use crate::p2p::tasks::Tasks;",
         ] {
             assert!(!findings("crates/download/src/machine.rs", bad).is_empty(), "{bad}");
         }
@@ -407,6 +405,7 @@ mod tests {
         };
         let bad = "[dependencies]\ndamselfly-core.workspace = true\ntokio = \"1\"\n";
         assert_eq!(manifest("scheduler/core/Cargo.toml", bad), 1);
+        assert_eq!(manifest("crates/download/Cargo.toml", bad), 1);
         assert_eq!(manifest("scheduler/Cargo.toml", bad), 0);
         let good = "[package]\nname = \"x\"\n[dependencies]\nfastrand = \"2\"\n[dev-dependencies]\nproptest = \"1\"\n";
         assert_eq!(manifest("scheduler/core/Cargo.toml", good), 0);

@@ -23,6 +23,7 @@ impl Core {
         if !state.parents.insert(parent.clone()) {
             return;
         }
+        self.activity.fetching += usize::from(state.parents.len() == 1);
         if let Some(state) = self.peers.get_mut(parent) {
             state.children.insert(child.clone());
             let host = state.host.clone();
@@ -39,6 +40,8 @@ impl Core {
         if let Some(state) = self.peers.get_mut(child)
             && state.parents.remove(parent)
         {
+            self.activity.fetching -= usize::from(state.parents.is_empty());
+            state.given.remove(parent);
             state.remember_former(parent, most);
         }
         let Some(state) = self.peers.get_mut(parent) else { return };
@@ -213,6 +216,7 @@ impl Core {
         let Some(state) = self.peers.get_mut(peer) else { return };
         if let (Some(ticket), Some(task)) = (state.ticket.take(), self.tasks.get_mut(&state.task)) {
             task.waiting.remove(&ticket);
+            self.activity.waiting -= 1;
         }
     }
 
@@ -221,6 +225,7 @@ impl Core {
         let Some(state) = self.peers.get_mut(peer) else { return };
         if let (None, Some(task)) = (state.ticket, self.tasks.get_mut(&state.task)) {
             state.ticket = Some(self.next_ticket);
+            self.activity.waiting += 1;
             task.waiting.insert(self.next_ticket, peer.clone());
             self.next_ticket += 1;
         }

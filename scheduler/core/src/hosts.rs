@@ -192,6 +192,7 @@ impl Core {
         }
         host.accusers.clear();
         host.isolated = Some(until);
+        self.isolated += 1;
         let peers = host.peers.clone();
         self.wake_at(until, Wake::Isolation(id.clone()));
         self.fact(Fact::Isolated);
@@ -220,6 +221,7 @@ impl Core {
         let Some(host) = self.hosts.get_mut(id) else { return };
         if host.isolated.is_some_and(|until| until <= now) {
             host.isolated = None;
+            self.isolated -= 1;
             if host.is_unneeded() {
                 self.hosts.remove(id);
             } else {

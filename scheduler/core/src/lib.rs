@@ -7,13 +7,15 @@
 //! The way of an event: [`Core`] takes it apart (`register`, `report`, `hosts`), changes peers and their edges (`graph`),
 //! and then sees who can be served now (`place`: parents; `source`: leases and seeds; `proofs`: what pieces hash to).
 //!
-//! **One lease per task. No peer is its own ancestor. A host never has more children than upload slots. Who waits is
-//! woken by what changes, never told to ask again. Nobody waits while a holder with a free slot could serve them.**
+//! **A piece that somebody wants is held by somebody who can be reached, or leased to somebody who gets on. A host never has
+//! more children than upload slots. Who waits is woken by what changes, never told to ask again. Nobody waits while a holder
+//! with a free slot could serve them. A peer belongs to the host that made it.**
 //!
 //! All state is soft and bounded ([`Config`]): hosts say again what they hold, and what is idle longest is forgotten.
 
 mod config;
 mod event;
+mod explain;
 mod graph;
 mod holders;
 mod hosts;
@@ -33,5 +35,6 @@ mod tests;
 
 pub use config::Config;
 pub use event::{Event, Fact, Output};
+pub use explain::{Explanation, LeaseView, NotOffered, ParentView, PeerExplanation};
 pub use machine::Core;
 pub use view::{Counts, HostView, PeerView, TaskView};

@@ -46,9 +46,20 @@ pub struct Core {
     outputs: VecDeque<Output>,
     pub(crate) unsettled: Unsettled,
     pub(crate) next_ticket: u64,
+    pub(crate) activity: Activity,
+    /// How many hosts are isolated.
+    pub(crate) isolated: usize,
     /// The last number that a host and a peer were given.
     pub(crate) host_number: u64,
     pub(crate) peer_number: u64,
+}
+
+/// How many peers do what; kept, so that nobody has to count them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Activity {
+    pub(crate) waiting: usize,
+    pub(crate) fetching: usize,
+    pub(crate) sourcing: usize,
 }
 
 /// What an event stirred up and [`Core::settle`] puts in order.
@@ -78,6 +89,8 @@ impl Core {
             outputs: VecDeque::new(),
             unsettled: Unsettled::default(),
             next_ticket: 0,
+            activity: Activity::default(),
+            isolated: 0,
             host_number: 0,
             peer_number: 0,
         }

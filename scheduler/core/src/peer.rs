@@ -54,10 +54,23 @@ pub(crate) struct Peer {
     pub(crate) told_proven: Option<bool>,
     /// How many entries of the task's proof log it was sent.
     pub(crate) proofs_sent: usize,
+    /// When it last got a piece, or began.
+    pub(crate) moved: Moment,
+    /// What each of its parents has given it.
+    pub(crate) given: BTreeMap<PeerId, Given>,
     /// When it was last offered parents.
     pub(crate) offered_at: Moment,
     /// When it is offered more parents than it has, if there are any then; and the wait after that.
     pub(crate) improve: Option<(Moment, Duration)>,
+}
+
+/// What one parent has given to one child.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given {
+    pub(crate) pieces: u32,
+    /// When the first and the last came.
+    pub(crate) first: Moment,
+    pub(crate) last: Moment,
 }
 
 impl Peer {
@@ -87,6 +100,8 @@ impl Peer {
             answers: 0,
             told_proven: None,
             proofs_sent: 0,
+            moved: Moment::START,
+            given: BTreeMap::new(),
             offered_at: Moment::START,
             improve: None,
         }
@@ -118,12 +133,22 @@ impl Peer {
     }
 
     /// A conversation begins that is no continuation of another: what was said in the last one is over.
-    pub(crate) fn begin(&mut self, number: u64) {
+    pub(crate) fn begin(&mut self, now: Moment, number: u64) {
         self.number = number;
+        self.moved = now;
         self.late = None;
         self.failed.clear();
         self.failures.clear();
         self.accused.clear();
+    }
+
+    /// It has a piece, from that parent or from the source.
+    pub(crate) fn got(&mut self, now: Moment, parent: Option<&PeerId>) {
+        self.moved = now;
+        if let Some(parent) = parent.filter(|parent| self.parents.contains(*parent)) {
+            let given = self.given.entry(parent.clone()).or_insert(Given { pieces: 0, first: now, last: now });
+            (given.pieces, given.last) = (given.pieces + 1, now);
+        }
     }
 
     /// Whether this parent failed it, as it is now.

@@ -36,7 +36,7 @@ impl Core {
             // It says now what it holds; what it held before may be gone.
             self.forget_pieces(&peer);
         }
-        self.open(&peer, source, extended);
+        self.open(now, &peer, source, extended);
         let geometry = geometry.or(held.as_ref().map(|held| held.geometry));
         let agrees = self.learn_geometry(&task, &peer, geometry);
         if let Some(held) = held.filter(|_| agrees) {
@@ -47,13 +47,13 @@ impl Core {
     }
 
     /// A conversation begins; a former one of the same peer is over, what it held stays.
-    fn open(&mut self, peer: &PeerId, wish: SourceWish, extended: bool) {
+    fn open(&mut self, now: Moment, peer: &PeerId, wish: SourceWish, extended: bool) {
         self.unlink_parents(peer);
         self.leave_queue(peer);
         let Some(state) = self.peers.get_mut(peer) else { return };
         if !state.open {
             self.peer_number += 1;
-            state.begin(self.peer_number);
+            state.begin(now, self.peer_number);
             if let Some(task) = self.tasks.get_mut(&state.task) {
                 task.open += 1;
             }

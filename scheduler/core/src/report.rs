@@ -62,6 +62,7 @@ impl Core {
         digest: PieceDigest,
     ) {
         let Some(state) = self.peers.get_mut(peer) else { return };
+        state.got(now, parent);
         let task = state.task;
         let geometry = self.tasks.get(&task).and_then(|task| task.geometry);
         if state.stranger || geometry.is_some_and(|geometry| geometry.piece(piece.0).is_none()) {

@@ -173,7 +173,7 @@ impl Core {
     /// Sends a peer to the source for these pieces; one of the plain protocol for all.
     pub(crate) fn lease_to(&mut self, now: Moment, peer: &PeerId, run: Range<u32>) {
         let Some(state) = self.peers.get_mut(peer) else { return };
-        state.sourcing = Some(now);
+        self.activity.sourcing += usize::from(state.sourcing.replace(now).is_none());
         state.source_spent = false;
         let (task, extended, host) = (state.task, state.extended, state.host.clone());
         let stranger = state.stranger;
@@ -261,7 +261,7 @@ impl Core {
     /// A peer reads from the source, sent there or not.
     pub(crate) fn source_entered(&mut self, now: Moment, peer: &PeerId) {
         let Some(state) = self.peers.get_mut(peer).filter(|peer| peer.open) else { return };
-        state.sourcing = Some(now);
+        self.activity.sourcing += usize::from(state.sourcing.replace(now).is_none());
         state.source_spent = false;
         state.asked = false;
         let (task, extended) = (state.task, state.extended);
@@ -286,7 +286,7 @@ impl Core {
     /// A peer reads the source no more; its lease is free.
     pub(crate) fn release_source(&mut self, peer: &PeerId) {
         let Some(state) = self.peers.get_mut(peer) else { return };
-        state.sourcing = None;
+        self.activity.sourcing -= usize::from(state.sourcing.take().is_some());
         let (task, host) = (state.task, state.host.clone());
         let Some(state) = self.tasks.get_mut(&task) else { return };
         state.sourcing.remove(peer);

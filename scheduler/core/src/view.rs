@@ -5,7 +5,8 @@ use std::ops::Range;
 use damselfly_core::swarm::{HostInfo, Origin};
 use damselfly_core::{Geometry, HostId, PeerId, TaskId};
 
-use crate::machine::Core;
+use crate::machine::{Activity, Core};
+use crate::task::Task;
 
 /// How much is known, and what peers do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +46,9 @@ pub struct TaskView {
     pub proofs: usize,
     /// Peers with something to give.
     pub holders: usize,
-    /// Its peers.
+    /// How many peers it has.
+    pub peer_count: usize,
+    /// Its peers; none in a list of tasks.
     pub peers: Vec<PeerView>,
 }
 
@@ -84,31 +87,33 @@ pub struct HostView {
 impl Core {
     /// How much is known.
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts {
+        let Activity { waiting, fetching, sourcing } = self.activity;
+        Counts {
             tasks: self.tasks.len(),
             hosts: self.hosts_by_age.len(),
             seeds: self.seeds.len(),
-            isolated: self.hosts.values().filter(|host| host.isolated.is_some()).count(),
+            isolated: self.isolated,
             peers: self.peers.len(),
-            ..Counts::default()
-        };
-        for peer in self.peers.values().filter(|peer| peer.open) {
-            counts.waiting += usize::from(peer.ticket.is_some());
-            counts.fetching += usize::from(!peer.parents.is_empty());
-            counts.sourcing += usize::from(peer.sourcing.is_some());
+            waiting,
+            fetching,
+            sourcing,
         }
-        counts
     }
 
-    /// All tasks, in the order of their ids.
+    /// All tasks, in the order of their ids, without their peers.
     pub fn tasks(&self) -> impl Iterator<Item = TaskView> + '_ {
-        self.tasks.keys().filter_map(|id| self.task(id))
+        self.tasks.iter().map(|(id, task)| self.summary(id, task))
     }
 
     /// One task.
     pub fn task(&self, id: &TaskId) -> Option<TaskView> {
         let task = self.tasks.get(id)?;
-        Some(TaskView {
+        let peers = task.peers.iter().filter_map(|peer| self.peer(peer)).collect();
+        Some(TaskView { peers, ..self.summary(id, task) })
+    }
+
+    pub(crate) fn summary(&self, id: &TaskId, task: &Task) -> TaskView {
+        TaskView {
             id: *id,
             origin: task.origin.clone(),
             geometry: task.geometry,
@@ -116,11 +121,12 @@ impl Core {
             seed: task.seed.as_ref().map(|seed| seed.host.clone()),
             proofs: task.proofs.len(),
             holders: task.holders.len(),
-            peers: task.peers.iter().filter_map(|peer| self.peer(peer)).collect(),
-        })
+            peer_count: task.peers.len(),
+            peers: Vec::new(),
+        }
     }
 
-    fn peer(&self, id: &PeerId) -> Option<PeerView> {
+    pub(crate) fn peer(&self, id: &PeerId) -> Option<PeerView> {
         let peer = self.peers.get(id)?;
         let state = match peer {
             peer if !peer.open => "done",

@@ -1,8 +1,8 @@
 //! How everybody else talks to the driver.
 
 use damselfly_core::swarm::{Answer, Holdings, HostInfo, Registration, Report};
-use damselfly_core::{HostId, TaskId};
-use damselfly_scheduler_core::{Core, Event};
+use damselfly_core::{HostId, Moment, TaskId};
+use damselfly_scheduler_core::{Core, Event, Explanation};
 use tokio::sync::{mpsc, oneshot};
 
 use super::run::{Command, Driver};
@@ -100,10 +100,25 @@ impl Handle {
         &self,
         look: impl FnOnce(&Core) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
+        self.look(move |core, _| look(core)).await
+    }
+
+    /// Why a task goes as it goes, with at most `most` of its peers; `None` for one that is not known.
+    ///
+    /// # Errors
+    /// When the scheduler has stopped.
+    pub async fn explain(&self, task: TaskId, most: usize) -> Result<Option<Explanation>, Stopped> {
+        self.look(move |core, now| core.explain(now, &task, most)).await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core, Moment) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
         let (reply, seen) = oneshot::channel();
-        let look = Box::new(move |core: &Core| {
-            // Whoever asked may have gone: then nobody wants to know.
-            let _ = reply.send(look(core));
+        let look = Box::new(move |core: &Core, now| {
+            // Who asked may have gone: then nobody wants to know.
+            let _ = reply.send(look(core, now));
         });
         self.send(Command::Look(look)).await?;
         seen.await.map_err(|_| Stopped)

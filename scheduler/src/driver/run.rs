@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use damselfly_core::PeerId;
 use damselfly_core::swarm::{Answer, Registration, Report};
+use damselfly_core::{Moment, PeerId};
 use damselfly_scheduler_core::{Core, Event, Output};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -33,7 +33,7 @@ pub(super) enum Command {
     Report(PeerId, u64, Report),
     /// A conversation's peer has gone.
     Gone(PeerId, u64),
-    Look(Box<dyn FnOnce(&Core) + Send>),
+    Look(Box<dyn FnOnce(&Core, Moment) + Send>),
 }
 
 impl fmt::Debug for Command {
@@ -138,7 +138,7 @@ impl Driver {
                     self.tell(Event::PeerGone(peer));
                 }
             }
-            Command::Look(look) => look(&self.core),
+            Command::Look(look) => look(&self.core, self.clock.now()),
         }
     }
 

@@ -107,7 +107,7 @@ fn task_to_wire(task: TaskView) -> Task {
         content_length: task.geometry.map_or(0, |geometry| geometry.length()),
         piece_count: task.geometry.map_or(0, |geometry| geometry.count()),
         state: if task.holders > 0 { "Succeeded" } else { "Running" }.into(),
-        peer_count: u32::try_from(task.peers.len()).unwrap_or(u32::MAX),
+        peer_count: u32::try_from(task.peer_count).unwrap_or(u32::MAX),
         has_available_peer: task.holders > 0,
         created_at: Some(Default::default()),
         updated_at: Some(Default::default()),

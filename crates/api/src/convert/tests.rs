@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use damselfly_core::swarm::{Answer, Held, Holding, Origin, PieceFault, Registration, Report, SourceWish};
+use damselfly_core::swarm::{Answer, Held, Holding, Holdings, Origin, PieceFault, Registration, Report, SourceWish};
 use damselfly_core::{Blake3, Geometry, PeerId, PieceDigest, PieceNumber};
 use proptest::prelude::*;
 use prost::Message;

@@ -3,6 +3,7 @@
 mod world;
 
 mod crowd;
+mod explain;
 mod hosts;
 mod limits;
 mod parents;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use damselfly_core::swarm::{Answer, Held, Holding, HostInfo, Origin, PieceFault, Registration, Report, SourceWish};
 use damselfly_core::{Geometry, HostId, Moment, PeerId, PieceDigest, PieceNumber, TaskId};
 
+use crate::machine::Activity;
 use crate::{Config, Core, Event, Fact, Output};
 
 pub(super) const PIECES: u32 = 8;
@@ -233,6 +234,12 @@ pub(super) fn check(core: &Core) {
         let leases = host.peers.iter().filter(|(_, peer)| core.has_lease(peer)).count();
         assert_eq!(host.leases as usize, leases, "{id} counts its leases");
     }
+    let open = || core.peers.values().filter(|peer| peer.open);
+    let (waiting, sourcing) =
+        (open().filter(|peer| peer.ticket.is_some()), open().filter(|peer| peer.sourcing.is_some()));
+    let fetching = open().filter(|peer| !peer.parents.is_empty()).count();
+    assert_eq!(core.activity, Activity { waiting: waiting.count(), fetching, sourcing: sourcing.count() });
+    assert_eq!(core.isolated, core.hosts.values().filter(|host| host.isolated.is_some()).count());
     check_bounds(core);
     for id in core.tasks.keys() {
         check_task(core, id);
