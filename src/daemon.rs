@@ -63,7 +63,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let shared = if config.share { storage.clone() } else { Storage::in_memory(0) };
     let data = data_server(&shared, &mut registry);
     let data = tokio::spawn(async move { data.serve(bound.data, ended(peers_ended)).await });
-    let peer = peering::peer_server(&host, &shared, &tasks, &addresses, drain.watch(), &mut registry);
+    let peer = peering::peer_server(&config, &host, &shared, &tasks, &addresses, drain.watch(), &mut registry);
     let peers = tokio::spawn(peering::serve(peer, bound.peer));
     tokio::spawn(peering::announcer(&config, &host, &tasks, &scheduler).run(drain.watch()));
     let upkeep = tokio::spawn(upkeep::sweep(storage.clone(), config.gc_interval));

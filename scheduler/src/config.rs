@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use damselfly_runtime::telemetry::{self, Format};
-use damselfly_runtime::{UsageError, config};
+use damselfly_runtime::{Secret, Security, UsageError, config};
 use serde::{Deserialize, Serialize};
 
 use crate::driver;
@@ -76,6 +76,8 @@ pub struct Config {
     pub log: Log,
     /// How it schedules.
     pub scheduling: Scheduling,
+    /// What daemons must show.
+    pub security: Security,
 }
 
 /// Logs.
@@ -126,6 +128,7 @@ impl Default for Config {
             grace: Duration::from_secs(5),
             log: Log::default(),
             scheduling: Scheduling::default(),
+            security: Security::default(),
         }
     }
 }
@@ -203,6 +206,9 @@ impl Config {
                 return wrong(key, "must be longer than nothing".into());
             }
         }
+        if let Err((key, why)) = self.security.token() {
+            return wrong(key, why);
+        }
         if let Err(error) = telemetry::check_filter(&self.log.level) {
             return wrong("log.level", error.to_string());
         }
@@ -218,6 +224,14 @@ impl Config {
     /// For a path that is not UTF-8.
     pub fn to_yaml(&self) -> Result<String, UsageError> {
         serde_saphyr::to_string(self).map_err(|error| UsageError::new(format!("cannot be written as YAML: {error}")))
+    }
+
+    /// The fleet's token, if there is one.
+    ///
+    /// # Errors
+    /// Where its file cannot be read any more.
+    pub fn token(&self) -> Result<Option<Secret>, UsageError> {
+        self.security.token().map_err(|(key, why)| UsageError::new(format!("configuration: {key}: {why}")))
     }
 
     /// What the driver is made of.
@@ -328,6 +342,8 @@ mod tests {
             ("log: {level: a=b=c}\n", "FILE: log.level: "),
             ("log: {level: loud}\n", "FILE: log.level: "),
             ("log: {format: xml}\n", "FILE: log.format: "),
+            ("security: {token: short}\n", "FILE: security.token: must be 16 or more"),
+            ("security: {tokenFile: /nowhere}\n", "FILE: security.tokenFile: /nowhere cannot be read"),
         ] {
             let error = load(text, Flags::default()).unwrap_err();
             assert!(error.starts_with(expected), "{text:?}: {error}");

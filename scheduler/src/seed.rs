@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use damselfly_api::convert::{MAX_MESSAGE, SeedWish, seed_wish_to_wire};
 use damselfly_api::dfdaemon::dfdaemon_upload_client::DfdaemonUploadClient;
+pub use damselfly_api::token::ShowToken;
 use tonic::transport::Endpoint;
 
 use crate::driver::{SeedRequest, SeedTrigger, TriggerError, Triggered};
@@ -22,18 +23,22 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
 /// Reaches seeds at their announced address.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GrpcSeeds;
+#[derive(Clone, Debug, Default)]
+pub struct GrpcSeeds {
+    /// The fleet's token, shown with every call.
+    pub token: ShowToken,
+}
 
 impl SeedTrigger for GrpcSeeds {
     fn trigger(&self, request: SeedRequest) -> Triggered {
-        Box::pin(
-            async move { tokio::time::timeout(LONGEST, follow(request)).await.unwrap_or(Ok(())).map_err(TriggerError) },
-        )
+        let token = self.token.clone();
+        Box::pin(async move {
+            tokio::time::timeout(LONGEST, follow(request, token)).await.unwrap_or(Ok(())).map_err(TriggerError)
+        })
     }
 }
 
-async fn follow(request: SeedRequest) -> Result<(), String> {
+async fn follow(request: SeedRequest, token: ShowToken) -> Result<(), String> {
     let addr = SocketAddr::new(request.host.ip, request.host.rpc_port);
     let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|error| error.to_string())?;
     let endpoint = endpoint
@@ -42,7 +47,7 @@ async fn follow(request: SeedRequest) -> Result<(), String> {
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
     let channel = endpoint.connect().await.map_err(|error| format!("{addr} cannot be reached: {error}"))?;
-    let mut client = DfdaemonUploadClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut client = DfdaemonUploadClient::with_interceptor(channel, token).max_decoding_message_size(MAX_MESSAGE);
     let wish = seed_wish_to_wire(&SeedWish { origin: request.origin, geometry: None });
     let accepted = tokio::time::timeout(HEADERS_TIMEOUT, client.download_task(wish)).await;
     let accepted = accepted.map_err(|_| format!("{addr} does not answer"))?;

@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use damselfly_runtime::admin::{self, Admin, Readiness};
-use damselfly_runtime::{AddressesFile, Drain, Signals, listen};
+use damselfly_runtime::{AddressesFile, Drain, Secret, Signals, listen};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 
 use crate::config::Config;
 use crate::driver::{Handle, SinceStart};
-use crate::seed::GrpcSeeds;
+use crate::seed::{GrpcSeeds, ShowToken};
+use crate::service::DemandToken;
 use crate::{http, service};
 
 /// How often a silent connection is tested, and how long the test may take: so long may a peer be dead unnoticed.
@@ -44,7 +46,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let web = listen::tcp(config.http, "http or --http")?;
     let addresses = Addresses { grpc: grpc.local_addr()?, http: web.local_addr()? };
 
-    let handle = Handle::spawn(config.driver(), SinceStart::new(), GrpcSeeds);
+    let token = config.token()?;
+    let token = token.as_ref().map(Secret::reveal);
+    if token.is_none() {
+        tracing::warn!(
+            "whoever reaches the gRPC port may take part in this fleet: set security.token to ask for a token"
+        );
+    }
+    let demand = DemandToken::new(token);
+    let seeds = GrpcSeeds { token: ShowToken::new(token) };
+    let handle = Handle::spawn(config.driver(), SinceStart::new(), seeds);
     let readiness = Readiness::new(drain.watch());
     let mut registry = Registry::default();
     handle.metrics().register(&mut registry);
@@ -53,7 +64,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     let end = CancellationToken::new();
     let web = tokio::spawn(admin::serve(web, router, end.clone().cancelled_owned()));
-    let grpc = tokio::spawn(serve_grpc(grpc, handle, &drain).await);
+    let grpc = tokio::spawn(serve_grpc(grpc, handle, demand, &drain).await);
     let file = config.data_dir.as_deref().map(|dir| AddressesFile::write(dir, &addresses)).transpose();
     let file = file.context("writing addresses.json")?;
     readiness.set_ready();
@@ -81,6 +92,7 @@ fn prepare(dir: &Path) -> anyhow::Result<()> {
 async fn serve_grpc(
     listener: TcpListener,
     handle: Handle,
+    token: DemandToken,
     drain: &Drain,
 ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
     let routes = service::routes(handle, drain.watch()).await;
@@ -90,6 +102,7 @@ async fn serve_grpc(
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(MAX_STREAMS)
         .tcp_nodelay(true)
+        .layer(InterceptorLayer::new(token))
         .add_routes(routes)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { watch.draining().await })
 }

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use damselfly_runtime::{Secret, Security};
 use serde::{Deserialize, Serialize};
 
-use super::secret::Secret;
 use super::units::{Size, Span};
 use crate::p2p::download;
 use crate::proxy::SUFFIXES;
@@ -57,6 +57,8 @@ section! {
         seed_peer: SeedPeer = SeedPeer::default(),
         /// `health`.
         health: Health = Health::default(),
+        /// `security`.
+        security: Security = Security::default(),
     }
 }
 

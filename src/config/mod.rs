@@ -13,7 +13,6 @@ mod foreign;
 mod host;
 mod proxying;
 mod resolve;
-mod secret;
 mod traffic;
 mod typed;
 mod units;
@@ -23,10 +22,10 @@ use std::path::{Path, PathBuf};
 use damselfly_runtime::{UsageError, config};
 
 pub use args::{Args, Command, Flags};
+pub use damselfly_runtime::Secret;
 pub use file::File;
 pub use host::{data_dir as default_data_dir, own_ip};
 pub use proxying::{CaFiles, MirrorPort};
-pub use secret::Secret;
 pub use typed::{Config, Host, Listen, Log, Scheduler};
 pub use units::{Size, Span};
 
@@ -77,10 +76,11 @@ fn judge_foreign(path: &Path, met: &[String]) -> Result<Option<String>, UsageErr
     Ok((!met.is_empty()).then(|| format!("{}: these keys have no effect here: {}", path.display(), met.join(", "))))
 }
 
-/// Whether a key's value says that nothing is promised: `enable: false`, as Dragonfly's client writes it for `security`.
+/// Whether a key's section says that nothing is promised: `enable: false`, as Dragonfly's client writes it for `security`.
 fn is_switched_off(path: &Path, key: &str) -> bool {
     let Ok(file) = config::load::<serde_json::Value>(path) else { return false };
-    file.pointer(&format!("/{}", key.replace('.', "/"))).and_then(|value| value.get("enable")) == Some(&false.into())
+    let section = key.split('.').next().unwrap_or(key);
+    file.get(section).and_then(|section| section.get("enable")) == Some(&false.into())
 }
 
 /// Where the values came from, for errors.

@@ -85,9 +85,10 @@ fn mistakes_name_the_file_the_key_and_the_reason() {
         ("proxy:\n  server:\n    basicAuth: {username: a}\n", "a.yaml: proxy.server.basicAuth.password: "),
         ("download:\n  stallTimeout: 0s\n", "a.yaml: download.stallTimeout: "),
         ("upload:\n  server:\n    cert: /x\n", "a.yaml: upload.server.cert: not supported"),
-        ("security:\n  enable: true\n", "a.yaml: security: not supported"),
-        ("security: {}\n", "a.yaml: security: not supported"),
-        ("security:\n  token: x\n", "a.yaml: security: not supported"),
+        ("security:\n  enable: true\n", "a.yaml: security.enable: not supported"),
+        ("security:\n  cert: /x\n", "a.yaml: security.cert: not supported"),
+        ("security:\n  token: x\n", "a.yaml: security.token: must be 16 or more"),
+        ("security:\n  tokenFile: /nowhere\n", "a.yaml: security.tokenFile: /nowhere cannot be read"),
     ] {
         let error = load_text(text).unwrap_err().to_string();
         assert!(error.contains(expected), "{text:?}: {error}");
@@ -111,7 +112,7 @@ fn a_file_of_dragonflys_client_1_5_10_is_read() {
                 storage:\n  writebackMode: true\n  server:\n    tcpPort: 4005\n    tcpFastopen: false\n\
                 gc:\n  interval: 900s\n  policy:\n    taskTTL: 720h\n    pageCacheIdleTimeout: 10m\n\
                 proxy:\n  server:\n    port: 4001\n    requestRateLimit: 4000\n  rules:\n    - regex: blobs/sha256.*\n      schedulingPolicy: always\n\
-                security:\n  enable: false\n";
+                security:\n  enable: false\n  caCert: /etc/x\n";
     let loaded = load_text(text).unwrap();
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     for key in [
@@ -140,7 +141,8 @@ fn a_file_of_dragonfly_costs_one_warning_line() {
 
 #[test]
 fn what_is_printed_is_whole_reads_back_and_has_no_secret() {
-    let text = "proxy:\n  server:\n    basicAuth: {username: someone, password: planted}\n";
+    let text = "proxy:\n  server:\n    basicAuth: {username: someone, password: planted}\n\
+                security:\n  token: planted-planted-planted\n";
     let loaded = load_text(text).unwrap();
     let yaml = loaded.effective.to_yaml().unwrap();
     assert!(!yaml.contains("planted"), "{yaml}");

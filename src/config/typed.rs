@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use damselfly_runtime::{UsageError, telemetry};
+use damselfly_runtime::{Secret, UsageError, telemetry};
 
 use super::file::File;
 use super::proxying::{self, CaFiles, MirrorPort};
@@ -56,6 +56,8 @@ pub struct Config {
     pub intercept: Vec<net::Pattern>,
     /// The operator's own CA; without it one is made in the data directory.
     pub ca: Option<CaFiles>,
+    /// What this fleet's members show each other.
+    pub token: Option<Secret>,
 }
 
 /// Who this host is to others.
@@ -145,6 +147,7 @@ impl Config {
             mirror_ports: proxying::mirror_ports(file, place)?,
             intercept: proxying::intercept(file, place)?,
             ca: proxying::ca(file, place)?,
+            token: file.security.token().map_err(|(key, why)| place.error(key, why))?,
             data_dir,
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use damselfly_core::swarm::{Holding, HostInfo};
 use damselfly_core::{HostId, TaskId};
-use damselfly_runtime::{UsageError, Watch};
+use damselfly_runtime::{Secret, UsageError, Watch};
 use damselfly_scheduler::{Handle, NoSeeds, SinceStart};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -16,10 +16,11 @@ use super::bound::Addresses;
 use crate::backend::Backend;
 use crate::config::{self, Config, Scheduler};
 use crate::net::HttpClient;
+use crate::p2p::piece_sync::{self, PieceSync};
 use crate::p2p::{self, Parts, Tasks};
-use crate::rpc::peer::{self, PeerServer};
+use crate::rpc::peer::{self, DemandToken, PeerServer};
 use crate::rpc::seeder::Seeder;
-use crate::scheduler_client::{self, Announcer, Embedded, GrpcSchedulers, Inventory, SchedulerClient};
+use crate::scheduler_client::{self, Announcer, Embedded, GrpcSchedulers, Inventory, SchedulerClient, ShowToken};
 use crate::storage::Storage;
 
 /// How many children the scheduler gives this host at a time, over all tasks. In one task it gives fewer.
@@ -59,10 +60,23 @@ pub(super) fn scheduler(
     };
     let metrics = scheduler_client::Metrics::default();
     metrics.register(registry);
-    let schedulers = GrpcSchedulers::new(&discovery.fixed(), scheduler_client::Config::default(), metrics);
+    let schedulers = GrpcSchedulers::new(&discovery.fixed(), speaking(config), metrics);
     let schedulers = schedulers.map_err(|error| UsageError::new(format!("scheduler.addrs: {error}")))?;
     tokio::spawn(discovery.clone().run(schedulers.clone(), drain));
     Ok(Arc::new(schedulers))
+}
+
+/// How this host speaks with schedulers.
+fn speaking(config: &Config) -> scheduler_client::Config {
+    let mut settings = scheduler_client::Config { token: shown(config), ..scheduler_client::Config::default() };
+    if let Scheduler::Remote { announce_interval, .. } = config.scheduler {
+        settings.announce_interval = announce_interval;
+    }
+    settings
+}
+
+fn shown(config: &Config) -> ShowToken {
+    ShowToken::new(config.token.as_ref().map(Secret::reveal))
 }
 
 /// The tasks of this host.
@@ -81,7 +95,7 @@ pub(super) fn tasks(
         storage: storage.clone(),
         backend: Backend::new(http.clone()),
         scheduler: Arc::clone(scheduler),
-        pieces: p2p::piece_sync::PieceSync::default(),
+        pieces: PieceSync::new(piece_sync::Config { token: shown(config), ..piece_sync::Config::default() }),
         data: p2p::transport::DataClient::default(),
         metrics,
     };
@@ -90,6 +104,7 @@ pub(super) fn tasks(
 
 /// What peers and schedulers may ask of this host.
 pub(super) fn peer_server(
+    config: &Config,
     host: &HostInfo,
     storage: &Storage,
     tasks: &Tasks,
@@ -102,7 +117,11 @@ pub(super) fn peer_server(
     // Where it listens may be any address of the host; others are told the one at which they reach it. A host that had no
     // network when it started does not know that one.
     let ip = if host.ip.is_loopback() { addresses.data.ip() } else { host.ip };
-    let config = peer::Config::new(SocketAddr::new(ip, addresses.data.port()));
+    if config.token.is_none() && matches!(config.scheduler, Scheduler::Remote { .. }) {
+        tracing::warn!("whoever reaches this host's gRPC port is heard as a member of the fleet: set security.token");
+    }
+    let token = DemandToken::new(config.token.as_ref().map(Secret::reveal));
+    let config = peer::Config { token, ..peer::Config::new(SocketAddr::new(ip, addresses.data.port())) };
     let seed: Option<Arc<dyn peer::SeedTrigger>> =
         if host.seed { Some(Arc::new(Seeder::new(tasks.clone()))) } else { None };
     let tasks = tasks.clone();
@@ -124,10 +143,6 @@ pub(super) fn announcer(
     tasks: &Tasks,
     scheduler: &Arc<dyn SchedulerClient>,
 ) -> Announcer {
-    let mut settings = scheduler_client::Config::default();
-    if let Scheduler::Remote { announce_interval, .. } = config.scheduler {
-        settings.announce_interval = announce_interval;
-    }
     let inventory = Shared { tasks: tasks.clone(), share: config.share };
     let ip = config.host.ip;
     let locate: Box<dyn Fn() -> Option<IpAddr> + Send + Sync> = match &config.scheduler {
@@ -137,7 +152,7 @@ pub(super) fn announcer(
         }
         _ => Box::new(move || Some(ip)),
     };
-    Announcer::new(Arc::clone(scheduler), host.clone(), locate, inventory, settings)
+    Announcer::new(Arc::clone(scheduler), host.clone(), locate, inventory, speaking(config))
 }
 
 /// What this host has to give, if it gives at all.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use damselfly_api::convert::{self, ParentPiece, WireError};
 use damselfly_api::dfdaemon::SyncPiecesResponse;
 use damselfly_api::dfdaemon::dfdaemon_upload_client::DfdaemonUploadClient;
+use damselfly_api::token::ShowToken;
 use damselfly_core::{HostId, MAX_PIECES, PieceNumber, TaskId};
 use futures_util::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint};
@@ -46,6 +47,8 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// How long that sign may take.
     pub keepalive_timeout: Duration,
+    /// The fleet's token, shown with every call.
+    pub token: ShowToken,
 }
 
 impl Default for Config {
@@ -55,6 +58,7 @@ impl Default for Config {
             head_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(5),
             keepalive_timeout: Duration::from_secs(5),
+            token: ShowToken::default(),
         }
     }
 }
@@ -114,7 +118,8 @@ impl PieceSync {
         count: Option<u32>,
     ) -> Result<(bool, impl Stream<Item = Result<PieceAnnouncement, SyncError>> + Send + Unpin + use<>), SyncError>
     {
-        let mut stub = DfdaemonUploadClient::new(self.channel(rpc)?).max_decoding_message_size(MAX_ANNOUNCEMENT);
+        let mut stub = DfdaemonUploadClient::with_interceptor(self.channel(rpc)?, self.config.token.clone())
+            .max_decoding_message_size(MAX_ANNOUNCEMENT);
         let call = stub.sync_pieces(convert::all_pieces_to_wire(host, task, count.unwrap_or(SURE).min(ASKED)));
         let answer = tokio::time::timeout(self.config.head_timeout, call)
             .await

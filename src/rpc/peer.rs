@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use damselfly_api::convert::{self, MAX_MESSAGE, SeedWish};
 use damselfly_api::dfdaemon::dfdaemon_upload_server::{DfdaemonUpload, DfdaemonUploadServer};
 use damselfly_api::dfdaemon::{DownloadTaskRequest, DownloadTaskResponse, SyncPiecesRequest, SyncPiecesResponse};
+pub use damselfly_api::token::DemandToken;
 use damselfly_core::swarm::Origin;
 use damselfly_core::{Audience, Geometry, HostId, PeerId, TaskId};
 use damselfly_runtime::{Guard, Watch};
@@ -27,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codegen::BoxStream;
+use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -37,7 +39,7 @@ use crate::storage::Storage;
 const MAX_HEADERS: u32 = 16 * 1024;
 
 /// The peer service's limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where this host serves piece data, as children are told.
     pub data_addr: SocketAddr,
@@ -51,11 +53,13 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// How long that sign may take.
     pub keepalive_timeout: Duration,
+    /// The fleet's token, without which nobody is heard.
+    pub token: DemandToken,
 }
 
 impl Config {
     /// The defaults of a host that serves piece data at `data_addr`.
-    pub const fn new(data_addr: SocketAddr) -> Self {
+    pub fn new(data_addr: SocketAddr) -> Self {
         Self {
             data_addr,
             max_streams: 4096,
@@ -63,6 +67,7 @@ impl Config {
             quiet: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(10),
+            token: DemandToken::default(),
         }
     }
 }
@@ -194,6 +199,7 @@ impl PeerServer {
             .http2_keepalive_interval(Some(self.config.keepalive_interval))
             .http2_keepalive_timeout(Some(self.config.keepalive_timeout))
             .tcp_nodelay(true)
+            .layer(InterceptorLayer::new(self.config.token))
             .add_service(health)
             .add_service(service)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { drain.draining().await })

@@ -10,6 +10,7 @@ use damselfly_api::ours::WatchRequest;
 use damselfly_api::ours::holdings_client::HoldingsClient;
 use damselfly_api::scheduler::DeleteHostRequest;
 use damselfly_api::scheduler::scheduler_client::SchedulerClient as SchedulerStub;
+use damselfly_api::token::ShowToken;
 use damselfly_core::HostId;
 use damselfly_core::swarm::{Holdings, HostInfo, Registration};
 use futures_util::StreamExt as _;
@@ -17,6 +18,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
@@ -131,7 +133,7 @@ impl GrpcSchedulers {
         let (outbound, requests) = mpsc::channel(QUEUE);
         // The queue is empty.
         let _ = outbound.try_send(convert::registration_to_wire(registration));
-        let mut stub = stub(&scheduler.channel);
+        let mut stub = self.stub(&scheduler);
         let call = stub.announce_peer(ReceiverStream::new(requests));
         let response = self.answer_of(&scheduler, call).await?;
         let voice = Voice::new(registration, convert::is_extended(response.metadata()));
@@ -178,7 +180,7 @@ impl GrpcSchedulers {
 
     async fn announce_to(&self, scheduler: Arc<Scheduler>, host: &HostInfo) -> Result<(), SchedulerLost> {
         let request = convert::host_to_wire(host, self.0.config.announce_interval);
-        let answer = self.answer_of(&scheduler, stub(&scheduler.channel).announce_host(request)).await?;
+        let answer = self.answer_of(&scheduler, self.stub(&scheduler).announce_host(request)).await?;
         scheduler.announced(convert::run_of(answer.metadata()));
         Ok(())
     }
@@ -193,7 +195,7 @@ impl GrpcSchedulers {
 
     async fn send_holdings(&self, scheduler: &Scheduler, holdings: &Holdings) -> Result<(), SchedulerLost> {
         for request in convert::holdings_to_wire(holdings) {
-            let mut stub = HoldingsClient::new(scheduler.channel.clone()).max_encoding_message_size(MAX_MESSAGE);
+            let mut stub = holdings_stub(scheduler, &self.0.config).max_encoding_message_size(MAX_MESSAGE);
             let call = async {
                 match stub.announce(request).await {
                     // A plain scheduler learns it from the peers' conversations.
@@ -204,6 +206,12 @@ impl GrpcSchedulers {
             self.answer_of(scheduler, call).await?;
         }
         Ok(())
+    }
+
+    fn stub(&self, scheduler: &Scheduler) -> SchedulerStub<Line> {
+        SchedulerStub::with_interceptor(scheduler.channel.clone(), self.0.config.token.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
     }
 
     /// Calls every scheduler at once; well if one of them answered.
@@ -230,8 +238,11 @@ impl GrpcSchedulers {
     }
 }
 
-fn stub(channel: &Channel) -> SchedulerStub<Channel> {
-    SchedulerStub::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+/// A connection on which every call shows the fleet's token.
+type Line = InterceptedService<Channel, ShowToken>;
+
+fn holdings_stub(scheduler: &Scheduler, config: &Config) -> HoldingsClient<Line> {
+    HoldingsClient::with_interceptor(scheduler.channel.clone(), config.token.clone())
 }
 
 /// Holds a call open at a scheduler of our own, and notes when it breaks and when there is a scheduler again. One that
@@ -242,7 +253,7 @@ async fn keep_watch(shared: Weak<Shared>, scheduler: Arc<Scheduler>) {
     let mut was_away = false;
     loop {
         let Some(config) = shared.upgrade().map(|shared| shared.config.clone()) else { return };
-        let mut stub = HoldingsClient::new(scheduler.channel.clone());
+        let mut stub = holdings_stub(&scheduler, &config);
         let opened = tokio::time::timeout(config.head_timeout, stub.watch(WatchRequest {})).await;
         match opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(response) => {
@@ -333,7 +344,7 @@ impl SchedulerClient for GrpcSchedulers {
     async fn leave(&self, host: &HostId) -> Result<(), SchedulerLost> {
         self.every(|scheduler| async move {
             let request = DeleteHostRequest { host_id: host.to_string() };
-            self.answer_of(&scheduler, stub(&scheduler.channel).delete_host(request)).await.map(|_| ())
+            self.answer_of(&scheduler, self.stub(&scheduler).delete_host(request)).await.map(|_| ())
         })
         .await
     }

@@ -30,6 +30,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 pub use announcer::{Announcer, Inventory};
+pub use damselfly_api::token::ShowToken;
 pub use discovery::Discovery;
 pub use embedded::Embedded;
 pub use grpc::GrpcSchedulers;
@@ -100,6 +101,8 @@ pub struct Config {
     pub backoff_least: Duration,
     /// How long it is left alone at most.
     pub backoff_most: Duration,
+    /// The fleet's token, shown with every call.
+    pub token: ShowToken,
 }
 
 impl Default for Config {
@@ -112,6 +115,7 @@ impl Default for Config {
             keepalive_timeout: Duration::from_secs(3),
             backoff_least: Duration::from_secs(1),
             backoff_most: Duration::from_secs(10),
+            token: ShowToken::default(),
         }
     }
 }

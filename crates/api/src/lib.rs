@@ -12,6 +12,7 @@
 //!   gives. Our own messages inside a `oneof` go only to a peer that has said that it knows them.
 
 pub mod convert;
+pub mod token;
 pub mod vortex;
 
 pub use generated::common::v2 as common;

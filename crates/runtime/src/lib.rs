@@ -1,7 +1,7 @@
 //! What every Damselfly process needs, whatever it does: an orderly end ([`drain`]), logs ([`telemetry`]), a
 //! configuration file read strictly ([`config`]), sockets to listen on with errors that name the key to change
 //! ([`listen`]), the file that says where it listens ([`addresses`]), its admin HTTP ([`admin`]), its limits
-//! ([`limits`]), and its exit code ([`exit`]).
+//! ([`limits`]), its secrets ([`secret`]), and its exit code ([`exit`]).
 //!
 //! Floor 1 of the house: knows no task, no piece and no peer. The daemon and the scheduler both stand on it.
 
@@ -12,8 +12,10 @@ pub mod drain;
 pub mod exit;
 pub mod limits;
 pub mod listen;
+pub mod secret;
 pub mod telemetry;
 
 pub use addresses::AddressesFile;
 pub use drain::{Drain, Guard, Signals, Watch};
 pub use exit::UsageError;
+pub use secret::{Secret, Security};

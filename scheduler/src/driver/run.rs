@@ -22,6 +22,9 @@ const COUNT_AFTER: Duration = Duration::from_millis(500);
 /// The two ends of a conversation that its peer gets.
 type Ends = (mpsc::Receiver<Answer>, mpsc::Sender<Report>);
 
+/// Looks at the machine.
+type Look = Box<dyn FnOnce(&Core, Moment) + Send>;
+
 /// What the driver is asked.
 pub(super) enum Command {
     Event(Box<Event>),
@@ -33,7 +36,7 @@ pub(super) enum Command {
     Report(PeerId, u64, Report),
     /// A conversation's peer has gone.
     Gone(PeerId, u64),
-    Look(Box<dyn FnOnce(&Core, Moment) + Send>),
+    Look(Look),
 }
 
 impl fmt::Debug for Command {

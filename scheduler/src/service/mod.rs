@@ -11,6 +11,7 @@ mod scheduler;
 use damselfly_api::convert::MAX_MESSAGE;
 use damselfly_api::ours::holdings_server::HoldingsServer;
 use damselfly_api::scheduler::scheduler_server::SchedulerServer;
+pub use damselfly_api::token::DemandToken;
 use damselfly_runtime::Watch;
 use tonic::Status;
 use tonic::service::{Routes, RoutesBuilder};

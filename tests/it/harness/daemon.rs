@@ -261,7 +261,13 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With this configuration file.
+    pub(crate) fn start_with(config: &str) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(home.path().join("scheduler.yaml"), config).expect("the configuration is written");
         Self::launch(home, "127.0.0.1:0")
     }
 
@@ -280,7 +286,9 @@ impl Scheduler {
                 "debug,h2=info,hyper=info,tonic=info,tower=info",
                 "--data-dir",
             ])
-            .arg(&data);
+            .arg(&data)
+            .arg("--config")
+            .arg(home.path().join("scheduler.yaml"));
         let mut process = Process::start("scheduler", home.path(), &mut command);
         let addresses: Value = serde_json::from_str(&process.wait_for_file(&file)).expect("addresses.json is JSON");
         let address = |name: &str| addresses[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
