@@ -72,3 +72,44 @@ fn who_does_not_show_the_fleets_token_takes_no_part_in_it() {
     let hosts = String::from_utf8(scheduler.admin("/api/v1/hosts").body.to_vec()).expect("JSON");
     assert!(hosts.contains("h2") && !hosts.contains("h3") && !hosts.contains("h4"), "{hosts}");
 }
+
+#[test]
+fn the_liar_who_comes_first_does_not_decide_the_bytes() {
+    let origin = Origin::start();
+    let file = random(20 * MIB + 9, 903);
+    origin.put("/big.bin", Page::file(file.clone()));
+    let url = origin.url("/big.bin");
+    // Whoever knows the address can know the task.
+    let elsewhere = Daemon::plan("elsewhere").start();
+    let task = elsewhere.get(&url).line(TASK).to_string();
+    let fleet = Fleet::start(2);
+    let liar = Liar::invent(fleet.scheduler.grpc, &task, &url, &file);
+    wait_for("the scheduler to believe it", || (fleet.scheduler.holders(&task) == 1).then_some(()));
+    for answer in fleet.get_everywhere(&url) {
+        answer.assert_is(&file);
+    }
+    assert_eq!(fleet.hosts[0].get(&url).line(TASK), task, "they asked for what it lied about");
+    // At most for what the hosts had read themselves and could check.
+    assert!(liar.asked() < 10, "it was asked for {} pieces", liar.asked());
+}
+
+#[test]
+fn an_impostor_takes_nobodys_part() {
+    let origin = Origin::start();
+    let fleet = Fleet::start(2);
+    let file = random(20 * MIB, 904);
+    origin.put("/big.bin", Page::file(file.clone()));
+    let url = origin.url("/big.bin");
+    let honest = fleet.hosts[0].get(&url);
+    honest.assert_is(&file);
+    let task = honest.line(TASK);
+    wait_for("the host to say what it holds", || (fleet.scheduler.holders(task) == 1).then_some(()));
+    let of_task = || String::from_utf8(fleet.scheduler.admin(&format!("/api/v1/tasks/{task}")).body.to_vec()).unwrap();
+    let known: serde_json::Value = serde_json::from_str(&of_task()).unwrap();
+    let peer = known["peers"][0]["id"].as_str().unwrap().to_owned();
+    Liar::speak_for(fleet.scheduler.grpc, task, &url, &peer);
+    assert_eq!(fleet.scheduler.holders(task), 1, "its word ended nobody's part: {}", of_task());
+    let sent = origin.sent("/big.bin");
+    fleet.hosts[1].get(&url).assert_is(&file);
+    assert!(origin.sent("/big.bin") - sent < 64 << 10);
+}

@@ -13,6 +13,7 @@
 //!
 //! All state is soft and bounded ([`Config`]): hosts say again what they hold, and what is idle longest is forgotten.
 
+mod claims;
 mod config;
 mod event;
 mod explain;

@@ -52,6 +52,7 @@ impl Core {
             } else if let Some(task) = self.unsettled.freed.pop_first() {
                 self.serve_waiting(now, &task);
             } else if let Some(task) = self.unsettled.work.pop_first() {
+                self.assign_checks(now, &task);
                 self.assign(now, &task);
             } else {
                 return;

@@ -235,6 +235,7 @@ impl Core {
     /// What was said of pieces under another geometry says nothing any more.
     fn geometry_changed(&mut self, task: &TaskId, geometry: Geometry) {
         let Some(state) = self.tasks.get_mut(task) else { return };
+        state.claims.clear();
         state.proofs.clear();
         state.proof_log.clear();
         state.unproven.truncate(geometry.count());
@@ -281,8 +282,8 @@ impl Core {
             }
             self.add_piece(peer, *piece);
             if extended {
-                self.vouch(now, &task, *piece, *blake3, false);
-            } else {
+                self.claim(now, &task, peer, *piece, *blake3);
+            } else if self.names_its_bytes(&task) {
                 self.note_unproven(&task, *piece);
             }
         }

@@ -73,9 +73,13 @@ impl Core {
         let vouches = state.extended && parent.is_none() && geometry.is_some();
         self.add_piece(peer, piece);
         // Nobody else's word counts: who was not sent to the source may say anything.
-        if vouches && self.has_lease_of(peer, piece) {
+        let leased = self.has_lease_of(peer, piece);
+        if vouches && leased {
             self.vouch(now, &task, piece, digest.blake3, true);
-        } else {
+            self.judge_claims(now, &task, peer, piece, digest.blake3);
+        } else if vouches && !self.names_its_bytes(&task) {
+            self.claim(now, &task, peer, piece, digest.blake3);
+        } else if leased || self.names_its_bytes(&task) {
             self.note_unproven(&task, piece);
         }
         if parent.is_none() {

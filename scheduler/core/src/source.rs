@@ -139,7 +139,7 @@ impl Core {
 
     /// Who is to read these pieces: one that reads the source already, else the first that waits, else any of ours; of
     /// several the one whose host reads least for others.
-    fn pick_reader(&mut self, task: &TaskId, run: &Range<u32>) -> Option<PeerId> {
+    pub(crate) fn pick_reader(&mut self, task: &TaskId, run: &Range<u32>) -> Option<PeerId> {
         let drawn = self.tasks.get(task)?.holders.draw_free(2 * LOOK, &mut self.rng);
         let state = self.tasks.get(task)?;
         let ours = |id: &&PeerId| self.peers.get(*id).is_some_and(|peer| peer.extended);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use damselfly_core::swarm::Origin;
 use damselfly_core::{Blake3, Geometry, HostId, Moment, PeerId, PieceNumber};
 
+use crate::claims::Claims;
 use crate::holders::Holders;
 use crate::pieces::Pieces;
 
@@ -40,6 +41,8 @@ pub(crate) struct Task {
     pub(crate) seeds_tried: BTreeSet<HostId>,
     /// Hosts that are not offered here, until when.
     pub(crate) isolated: BTreeMap<HostId, Moment>,
+    /// What hosts say of pieces and nobody has compared yet.
+    pub(crate) claims: Claims,
     pub(crate) proofs: BTreeMap<PieceNumber, Proof>,
     /// Every proof in the order in which it came; a piece stands in it twice if the source's reader overruled.
     pub(crate) proof_log: Vec<(PieceNumber, Blake3)>,

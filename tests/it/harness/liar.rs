@@ -12,7 +12,9 @@ use damselfly_api::dfdaemon::{SyncPiecesRequest, SyncPiecesResponse};
 use damselfly_api::ours::holdings_client::HoldingsClient;
 use damselfly_api::ours::{AnnounceHoldingsRequest, Holding};
 use damselfly_api::scheduler::scheduler_client::SchedulerClient;
-use damselfly_api::scheduler::{AnnounceHostRequest, HeldPieces};
+use damselfly_api::scheduler::{
+    AnnounceHostRequest, AnnouncePeerRequest, HeldPieces, RegisterPeerRequest, announce_peer_request,
+};
 use damselfly_api::vortex::{self, PieceHead, Request};
 use damselfly_core::{Geometry, PieceDigest, short_piece_length};
 use futures_util::stream::BoxStream;
@@ -34,8 +36,17 @@ pub(crate) struct Liar {
 }
 
 impl Liar {
-    /// Joins the fleet of a scheduler and offers all of the task whose true content this is.
+    /// Joins the fleet of a scheduler and offers all of the task whose true content this is, with its true digests.
     pub(crate) fn join(scheduler: SocketAddr, task: &str, url: &str, content: &Bytes) -> Self {
+        Self::start(scheduler, task, url, content, false)
+    }
+
+    /// The same with digests that fit its lies.
+    pub(crate) fn invent(scheduler: SocketAddr, task: &str, url: &str, content: &Bytes) -> Self {
+        Self::start(scheduler, task, url, content, true)
+    }
+
+    fn start(scheduler: SocketAddr, task: &str, url: &str, content: &Bytes, invents: bool) -> Self {
         block_on(async {
             let listen = || TcpListener::bind("127.0.0.1:0");
             let (rpc, data) = (listen().await.expect("a free port"), listen().await.expect("a free port"));
@@ -49,9 +60,52 @@ impl Liar {
                 .serve_with_incoming(TcpListenerStream::new(rpc));
             let pieces = serve_pieces(data, geometry, content.clone(), Arc::clone(&asked));
             let servers = [spawn(async move { drop(lists.await) }), spawn(pieces)];
-            announce(scheduler, ports, task, url, geometry, content).await;
+            let digests = geometry.pieces().flat_map(|piece| {
+                let span = geometry.span(piece).expect("a piece of the task");
+                let lie = lie_about(&content[span.start() as usize..span.end() as usize]);
+                let said = if invents { &lie[..] } else { &content[span.start() as usize..span.end() as usize] };
+                PieceDigest::of(said).blake3.0
+            });
+            announce(scheduler, ports, task, url, geometry, digests.collect()).await;
             Self { asked, servers }
         })
+    }
+
+    /// Says as itself that another host's peer holds nothing any more, and registers it.
+    pub(crate) fn speak_for(scheduler: SocketAddr, task: &str, url: &str, peer: &str) {
+        block_on(async {
+            let endpoint = Endpoint::from_shared(format!("http://{scheduler}")).expect("a URL");
+            let channel = endpoint.connect().await.expect("the scheduler");
+            let geometry = Geometry::new(1, 1).expect("a geometry");
+            let held = HeldPieces {
+                content_length: geometry.length(),
+                piece_length: geometry.piece_length(),
+                ..HeldPieces::default()
+            };
+            let holding = Holding {
+                task_id: task.into(),
+                peer_id: peer.into(),
+                url: url.into(),
+                held: Some(held),
+                ..Holding::default()
+            };
+            let request = AnnounceHoldingsRequest { host_id: ID.into(), holdings: vec![holding], all: true };
+            HoldingsClient::new(channel.clone()).announce(request).await.expect("it is heard");
+            let register = RegisterPeerRequest {
+                download: Some(common::Download { url: url.into(), ..Default::default() }),
+                ..Default::default()
+            };
+            let first = AnnouncePeerRequest {
+                host_id: ID.into(),
+                task_id: task.into(),
+                peer_id: peer.into(),
+                request: Some(announce_peer_request::Request::RegisterPeerRequest(register)),
+            };
+            let mut hosts = SchedulerClient::new(channel);
+            let conversation = hosts.announce_peer(stream::iter([first])).await.expect("a conversation begins");
+            let mut answers = conversation.into_inner();
+            while let Ok(Some(_)) = answers.message().await {}
+        });
     }
 
     /// How often it was asked for a piece.
@@ -66,14 +120,22 @@ impl Drop for Liar {
     }
 }
 
-/// Says who it is and that it holds everything, with the true digests: nothing that a scheduler could see through.
+/// What it sends for a piece.
+fn lie_about(piece: &[u8]) -> Vec<u8> {
+    let mut bytes = piece.to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    bytes
+}
+
+/// Says who it is and that it holds everything, with these digests: nothing that a scheduler could see through.
 async fn announce(
     scheduler: SocketAddr,
     [rpc_port, data_port]: [u16; 2],
     task: &str,
     url: &str,
     geometry: Geometry,
-    content: &Bytes,
+    digests: Vec<u8>,
 ) {
     let endpoint = format!("http://{scheduler}");
     let host = common::Host {
@@ -90,15 +152,11 @@ async fn announce(
     let request = AnnounceHostRequest { host: Some(host), interval: None };
     hosts.announce_host(request).await.expect("the host is announced");
 
-    let digests = geometry.pieces().flat_map(|piece| {
-        let span = geometry.span(piece).expect("a piece of the task");
-        PieceDigest::of(&content[span.start() as usize..span.end() as usize]).blake3.0
-    });
     let held = HeldPieces {
         content_length: geometry.length(),
         piece_length: geometry.piece_length(),
         numbers: geometry.pieces().map(|piece| piece.0).collect(),
-        blake3: digests.collect::<Vec<u8>>().into(),
+        blake3: digests.into(),
     };
     let holding = Holding {
         task_id: task.into(),
@@ -160,8 +218,7 @@ async fn lie(mut stream: TcpStream, geometry: Geometry, content: Bytes, asked: &
         let Ok(Some((Request::Piece { piece, .. }, _))) = vortex::decode_request(&frame) else { return Ok(()) };
         let Some(span) = geometry.span(piece) else { return Ok(()) };
         asked.fetch_add(1, Ordering::SeqCst);
-        let mut bytes = content[span.start() as usize..span.end() as usize].to_vec();
-        bytes[1000] ^= 4;
+        let bytes = lie_about(&content[span.start() as usize..span.end() as usize]);
         let head = PieceHead {
             number: piece.0,
             offset: span.start(),

@@ -28,7 +28,7 @@ fn who_gives_whom_how_much_and_what_is_waited_for() {
     world.report("c", Report::Late { piece: PieceNumber(4) });
     world.pass(Duration::from_secs(2));
     let why = explain(&world, "c");
-    assert_eq!(why.held, [0..3]);
+    assert!(matches!(&why.held[..], [run] if *run == (0..3)));
     assert_eq!(why.idle, Some(Duration::from_secs(2)));
     assert_eq!(why.waits_for, Some(PieceNumber(4)));
     let [from] = &why.parents[..] else { panic!("{why:?}") };

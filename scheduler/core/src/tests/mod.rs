@@ -2,6 +2,7 @@
 
 mod world;
 
+mod claims;
 mod crowd;
 mod explain;
 mod hosts;

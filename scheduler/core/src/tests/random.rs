@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use damselfly_core::swarm::{Answer, Holding, HostInfo, PieceFault, Registration, Report, SourceWish};
+use damselfly_core::swarm::{Answer, Holding, HostInfo, Origin, PieceFault, Registration, Report, SourceWish};
 use damselfly_core::{Geometry, Moment, PeerId, PieceDigest, PieceNumber, TaskId};
 use proptest::prelude::*;
 
@@ -39,6 +39,12 @@ fn id((host, task, life): Named) -> PeerId {
 
 fn task_id(task: u8) -> TaskId {
     TaskId::from_bytes([task; 32])
+}
+
+/// Of every second task the name says what its bytes are.
+fn origin(task: u8) -> Origin {
+    let origin = registration("a").origin;
+    Origin { digest: origin.digest.filter(|_| task % 2 == 0), ..origin }
 }
 
 fn named() -> impl Strategy<Value = Named> {
@@ -146,8 +152,7 @@ impl Run {
             Step::HoldNothing { host } => self.event(Event::HoldsNothing(name(host))),
             Step::Hold { host, task, life, pieces } => {
                 let peer = id((host, task, life));
-                let origin = registration("a").origin;
-                let holding = Holding { task: task_id(task), peer, origin, held: held(bits(pieces)) };
+                let holding = Holding { task: task_id(task), peer, origin: origin(task), held: held(bits(pieces)) };
                 self.event(Event::Held(name(host), holding));
             }
             Step::Register { host, task, life, wish, extended, pieces, geometry } => {
@@ -158,6 +163,7 @@ impl Run {
                     host: name(host),
                     task: task_id(task),
                     peer,
+                    origin: origin(task),
                     geometry: geometry.then(self::geometry),
                     held: pieces.map(|pieces| held(bits(pieces))),
                     source: source[wish as usize],
