@@ -44,7 +44,7 @@ fn task_id(task: u8) -> TaskId {
 /// Of every second task the name says what its bytes are.
 fn origin(task: u8) -> Origin {
     let origin = registration("a").origin;
-    Origin { digest: origin.digest.filter(|_| task % 2 == 0), ..origin }
+    Origin { digest: origin.digest.filter(|_| task.is_multiple_of(2)), ..origin }
 }
 
 fn named() -> impl Strategy<Value = Named> {
@@ -168,7 +168,6 @@ impl Run {
                     held: pieces.map(|pieces| held(bits(pieces))),
                     source: source[wish as usize],
                     extended,
-                    ..registration("a")
                 }));
             }
             Step::Opened { peer, odd } => {
