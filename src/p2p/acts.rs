@@ -11,7 +11,7 @@ use damselfly_core::{ByteRange, HostId, PeerId, PieceNumber, PieceSet, TaskId};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::download::{Action, End, Event};
 use super::driver::{Done, Driver, Happened, Word, unverified};
@@ -66,6 +66,7 @@ impl Driver {
 
     fn register(&mut self, source: SourceWish) {
         self.round += 1;
+        self.sent = false;
         self.conversation = None;
         self.outbox.clear();
         let registration = Registration {
@@ -87,8 +88,15 @@ impl Driver {
             self.finish_unsaid = true;
             return;
         }
-        if let Report::PieceFailed { fault, .. } = &report {
+        if let Report::PieceFailed { piece, parent, fault } = &report {
             self.shared.parts.metrics.piece_failed(*fault);
+            match fault {
+                PieceFault::Bad => warn!(%piece, %parent, "a parent sent a wrong piece: it is not asked any more"),
+                PieceFault::Missing => debug!(%piece, %parent, "a parent does not have a piece"),
+                PieceFault::Stalled | PieceFault::Gone | PieceFault::Slow => {
+                    info!(%piece, %parent, ?fault, "a fetch is given up");
+                }
+            }
         }
         let pieces = self.stored.as_ref().map_or(0, |stored| stored.geometry().count() as usize);
         // More than that can only pile up behind a connection that is dead; it is found so when it is next waited for.
@@ -242,6 +250,15 @@ impl Driver {
         self.asked = range;
         self.source_end = Arc::new(AtomicU64::new(u64::MAX));
         let run = self.runs;
+        let why = match (&under_way, self.sent) {
+            (Some(_), _) => "its answer is open already",
+            (None, true) => "the scheduler sent this host there",
+            (None, false) => "nobody else brings what is wanted",
+        };
+        match (under_way.is_some() || self.sent, range) {
+            (true, range) => debug!(?range, why, "reads the source"),
+            (false, range) => info!(?range, why, "reads the source"),
+        }
         let mut expected = self.spec.expected();
         if let Some(stored) = &self.stored {
             expected.length = Some(stored.geometry().length());

@@ -100,6 +100,8 @@ pub(crate) struct Driver {
     /// Where the source stream under way is to end.
     pub(super) source_end: Arc<AtomicU64>,
     pub(super) asked: Option<ByteRange>,
+    /// Whether the scheduler has sent this host to the source, in the conversation under way.
+    pub(super) sent: bool,
     /// The piece that a source stream broke off in, for the next one to go on with.
     pub(super) begun: Option<PieceWriter>,
     /// Whom it follows, with the turn at which that began: a parent may be left and followed again.
@@ -139,6 +141,7 @@ impl Driver {
             source: None,
             source_end: Arc::default(),
             asked: None,
+            sent: false,
             begun: None,
             follows: HashMap::new(),
             turns: 0,
@@ -341,6 +344,7 @@ impl Driver {
         {
             self.create(*geometry).await?;
         }
+        self.sent |= matches!(answer, Answer::GoToSource { .. });
         Ok(Happened::Event(Event::Answer(answer)))
     }
 

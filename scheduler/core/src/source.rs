@@ -471,7 +471,9 @@ impl Core {
         true
     }
 
-    fn pick_seed(&mut self, task: &TaskId, not: &HostId) -> Option<HostId> {
+    /// The seed that a task belongs to, of those that can be asked: the greatest hash of both (highest random weight).
+    /// Whoever asks again, and every scheduler that knows the same seeds, finds the content at the same one.
+    fn pick_seed(&self, task: &TaskId, not: &HostId) -> Option<HostId> {
         let state = self.tasks.get(task)?;
         // What needs credentials is read by the hosts that have them.
         let tried = state.seeds_tried.len() >= self.config.seed_tries;
@@ -484,12 +486,8 @@ impl Core {
                 && !state.isolated.contains_key(*seed)
                 && self.hosts.get(*seed).is_some_and(|host| host.offered().is_some())
         };
-        let usable: Vec<&HostId> = self.seeds.iter().filter(usable).collect();
-        if usable.is_empty() {
-            return None;
-        }
-        let drawn = self.rng.usize(..usable.len());
-        Some(usable[drawn].clone())
+        let weight = |seed: &&HostId| *blake3::keyed_hash(task.as_bytes(), seed.as_str().as_bytes()).as_bytes();
+        self.seeds.iter().filter(usable).max_by_key(weight).cloned()
     }
 
     fn trigger(&mut self, now: Moment, task: TaskId, seed: HostId) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use damselfly_core::swarm::{Registration, Report, SourceWish};
-use damselfly_core::{Geometry, PieceNumber};
+use damselfly_core::{Geometry, HostId, PieceNumber};
 
 use super::world::{PIECES, Told, World, geometry, host, parents, peer, registration, task, told};
 use crate::{Config, Event, Fact};
@@ -327,6 +327,26 @@ fn a_seed_that_fails_us_is_replaced() {
         assert_ne!(world.triggered[0], world.triggered[1], "{why}");
         assert_eq!(lose(&mut world), [told("a", Told::Source)], "{why}: two are enough");
     }
+}
+
+#[test]
+fn a_task_belongs_to_one_seed_and_few_move_when_another_comes() {
+    let seeds_of_tasks = |names: &[&str]| -> Vec<HostId> {
+        let seed_of = |byte| {
+            let mut world = World::with_hosts(names);
+            let task = damselfly_core::TaskId::from_bytes([byte; 32]);
+            world.event(Event::Register(Registration { task, ..registration("a") }));
+            world.triggered[0].clone()
+        };
+        (0..100).map(seed_of).collect()
+    };
+    let before = seeds_of_tasks(&["a", "seed1", "seed2", "seed3"]);
+    assert_eq!(before, seeds_of_tasks(&["seed3", "seed2", "a", "seed1"]));
+    for name in ["seed1", "seed2", "seed3"] {
+        assert!(before.iter().filter(|seed| **seed == host(name)).count() > 15, "{before:?}");
+    }
+    let after = seeds_of_tasks(&["a", "seed1", "seed2", "seed3", "seed4"]);
+    assert!(before.iter().zip(&after).all(|(before, after)| before == after || *after == host("seed4")));
 }
 
 #[test]
