@@ -1,6 +1,6 @@
 //! Several hosts and a scheduler: the origin sends a file about once, whatever dies on the way.
 
-use crate::harness::{Ask, Daemon, Fleet, Gate, MIB, Origin, PATIENCE, Page, random, wait_for};
+use crate::harness::{Ask, Daemon, Fleet, Gate, MIB, Origin, PATIENCE, Page, Scheduler, all, random, wait_for};
 
 /// A twentieth more than the file, as the promise says.
 fn about_once(length: usize) -> u64 {
@@ -178,6 +178,43 @@ fn what_a_host_evicted_is_not_offered_by_the_scheduler() {
     let second = get("/second.bin", 112);
     wait_for("the host to say what it evicted", || (fleet.scheduler.holders(&first) == 0).then_some(()));
     assert_eq!(fleet.scheduler.holders(&second), 1);
+}
+
+#[test]
+fn one_of_three_schedulers_is_killed_in_the_middle_of_fifty_downloads() {
+    let origin = Origin::start();
+    let mut schedulers = [Scheduler::start(), Scheduler::start(), Scheduler::start()];
+    let plan = |number| schedulers.iter().fold(Daemon::plan(&format!("h{number}")), |plan, one| plan.scheduler(one));
+    let hosts: Vec<Daemon> = (1..=5).map(|number| plan(number).start()).collect();
+    let files: Vec<_> = (0..10).map(|number| (format!("/{number}.bin"), random(5 * MIB, 200 + number))).collect();
+    let gate = Gate::at(3 * MIB);
+    for (path, file) in &files {
+        origin.put(path, Page::file(file.clone()).gate(&gate));
+    }
+    let asks: Vec<(Ask, _)> = files
+        .iter()
+        .flat_map(|(path, file)| hosts.iter().map(|host| (Ask::get(&origin.url(path)).via(host.proxy()), file.clone())))
+        .collect();
+    let (asks, wanted): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
+    assert_eq!(asks.len(), 50);
+    let answers = std::thread::scope(|scope| {
+        let running = scope.spawn(|| all(asks));
+        // Every file is under way and held up at its gate.
+        for (path, _) in &files {
+            wait_for("the download to begin", || (origin.sent(path) >= 2 * MIB as u64).then_some(()));
+        }
+        schedulers[0].process.kill();
+        gate.open();
+        running.join().expect("the requests do not panic")
+    });
+    for (answer, file) in answers.iter().zip(&wanted) {
+        answer.assert_is(file);
+    }
+    let sent: u64 = files.iter().map(|(path, _)| origin.sent(path)).sum();
+    let whole: u64 = files.iter().map(|(_, file)| file.len() as u64).sum();
+    // What was in flight when it died may be sent once more, and what it alone knew to be proven.
+    assert!(sent <= whole * 3 / 2, "the origin sent {sent} of {whole}");
+    eprintln!("the origin sent {:.2} times the files", sent as f64 / whole as f64);
 }
 
 #[test]
