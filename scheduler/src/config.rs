@@ -237,6 +237,7 @@ impl Config {
     /// What the driver is made of.
     pub fn driver(&self) -> driver::Config {
         let core = damselfly_scheduler_core::Config {
+            members_only: self.security != Security::default(),
             max_parents: self.scheduling.max_parents,
             lease_time: self.scheduling.lease_time,
             seed_time: self.scheduling.seed_time,

@@ -167,12 +167,12 @@ fn stormy(seed: u64, hosts: usize) -> Outcome {
 }
 
 /// How often the origin may send the content: about once; once more if some reader of it was lost or frozen, and for each
-/// fault that is aimed at it; and where the scheduler was lost, a piece and a half for each host of the herd that came
-/// meanwhile, and a copy for the one that was sent there again.
+/// fault that is aimed at it; and where the scheduler was lost, three pieces for each host of the herd that came meanwhile,
+/// half of them to compare what hosts say, and a copy for the one that was sent there again.
 fn excused(faults: &[Fault], hosts: usize, pieces: f64) -> f64 {
     let each = |fault: &Fault| match fault {
         Fault::KillSourceReader | Fault::CutOrigin { .. } => 1.0,
-        Fault::RestartScheduler { .. } => 1.0 + 1.5 * hosts as f64 / pieces,
+        Fault::RestartScheduler { .. } => 1.0 + 3.0 * hosts as f64 / pieces,
         Fault::Kill { .. } | Fault::Revive { .. } | Fault::Freeze { .. } | Fault::Delay { .. } | Fault::Slow { .. } => {
             0.0
         }

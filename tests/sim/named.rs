@@ -27,7 +27,8 @@ fn a_scheduler_that_restarts_while_all_wait_calls_the_herd_back_from_the_origin(
         let mut world = World::new(plan);
         world.fault(Duration::from_millis(90), Fault::RestartScheduler { time: Duration::from_secs(3) });
         let (copies, _) = copies(&mut world);
-        assert!(copies <= 1.05 + 50.0 * 1.5 / 128.0, "the origin sent {copies} copies");
+        // A piece and a half a host that it reads by itself, and as much to compare what hosts say with the source.
+        assert!(copies <= 1.05 + 50.0 * 3.0 / 128.0, "the origin sent {copies} copies");
     }
 }
 

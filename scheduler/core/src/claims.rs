@@ -5,7 +5,7 @@
 //! and was the same.** If it was not, the host is not offered for this task any more. What two hosts say differently is
 //! not believed of either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use damselfly_core::swarm::SourceWish;
 use damselfly_core::{Blake3, HostId, Moment, PeerId, PieceNumber, TaskId};
@@ -15,21 +15,26 @@ use crate::machine::Core;
 use crate::task::Task;
 
 /// How many hosts' words are compared with the source at a time, in one task.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 8;
+
+/// How many hosts that say the same of a piece are remembered.
+const MOST_HOSTS: usize = 32;
 
 /// What is said of pieces and not believed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     said: BTreeMap<PieceNumber, Claim>,
-    /// How many pieces there are of each host that are not disputed.
+    /// Of how many pieces each host says something that is not disputed.
     by_host: BTreeMap<HostId, u32>,
+    /// Hosts that were right when they were compared: what they read from then on is believed.
+    believed: BTreeSet<HostId>,
 }
 
 #[derive(Debug)]
 struct Claim {
     blake3: Blake3,
-    /// Who said it first.
-    host: HostId,
+    /// Who says so, [`MOST_HOSTS`] at most.
+    hosts: Vec<HostId>,
     /// Another host says something else.
     disputed: bool,
 }
@@ -41,17 +46,19 @@ impl Claims {
 
     /// Says whether it agrees with what was said before.
     fn add(&mut self, host: &HostId, piece: PieceNumber, blake3: Blake3) -> bool {
-        let Some(claim) = self.said.get_mut(&piece) else {
-            self.said.insert(piece, Claim { blake3, host: host.clone(), disputed: false });
-            *self.by_host.entry(host.clone()).or_default() += 1;
-            return true;
-        };
+        let new = || Claim { blake3, hosts: Vec::new(), disputed: false };
+        let claim = self.said.entry(piece).or_insert_with(new);
         if claim.blake3 == blake3 {
+            if !claim.disputed && claim.hosts.len() < MOST_HOSTS && !claim.hosts.contains(host) {
+                claim.hosts.push(host.clone());
+                *self.by_host.entry(host.clone()).or_default() += 1;
+            }
             return true;
         }
         if !std::mem::replace(&mut claim.disputed, true) {
-            let first = claim.host.clone();
-            self.count_down(&first);
+            for host in std::mem::take(&mut claim.hosts) {
+                self.count_down(&host);
+            }
         }
         false
     }
@@ -65,16 +72,25 @@ impl Claims {
         }
     }
 
-    /// Takes out what a host said, disputed or not.
+    /// Takes out what a host said.
     fn take(&mut self, host: &HostId) -> Vec<(PieceNumber, Blake3)> {
-        self.by_host.remove(host);
-        let of_host = self.said.extract_if(.., |_, claim| claim.host == *host);
-        of_host.filter(|(_, claim)| !claim.disputed).map(|(piece, claim)| (piece, claim.blake3)).collect()
+        let mut taken = Vec::new();
+        if self.by_host.remove(host).is_some() {
+            for (piece, claim) in &mut self.said {
+                let before = claim.hosts.len();
+                claim.hosts.retain(|said_by| said_by != host);
+                if claim.hosts.len() < before {
+                    taken.push((*piece, claim.blake3));
+                }
+            }
+            self.said.retain(|_, claim| claim.disputed || !claim.hosts.is_empty());
+        }
+        taken
     }
 
     /// A piece that a host said something of, drawn by chance.
     fn draw(&self, host: &HostId, rng: &mut fastrand::Rng) -> Option<PieceNumber> {
-        let of_host = |(_, claim): &(&PieceNumber, &Claim)| claim.host == *host && !claim.disputed;
+        let of_host = |(_, claim): &(&PieceNumber, &Claim)| claim.hosts.contains(host);
         let count = *self.by_host.get(host)? as usize;
         self.said.iter().filter(of_host).nth(rng.usize(..count)).map(|(piece, _)| *piece)
     }
@@ -96,11 +112,14 @@ impl Core {
     pub(crate) fn claim(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber, blake3: Blake3) {
         let Some(host) = self.peers.get(peer).map(|peer| peer.host.clone()) else { return };
         let Some(state) = self.tasks.get_mut(task) else { return };
-        if state.names_its_bytes() {
+        if state.names_its_bytes() || self.config.members_only {
             return self.vouch(now, task, piece, blake3, false);
         }
         if blake3 == Blake3([0; 32]) {
             return;
+        }
+        if state.claims.believed.contains(&host) {
+            return self.vouch(now, task, piece, blake3, false);
         }
         let agrees = match state.proofs.get(&piece) {
             Some(proof) => proof.blake3 == blake3,
@@ -122,7 +141,7 @@ impl Core {
             let under_way = state.leases.iter().any(|lease| {
                 let read = PieceNumber(lease.pieces.start)..PieceNumber(lease.pieces.end);
                 lease.pieces.start < lease.pieces.end
-                    && state.claims.said.range(read).any(|(_, claim)| claim.host == host)
+                    && state.claims.said.range(read).any(|(_, claim)| claim.hosts.contains(&host))
             });
             if under_way || state.leases.len() >= self.config.max_leases {
                 continue;
@@ -155,19 +174,25 @@ impl Core {
     ) {
         let Some(by) = self.peers.get(reader).map(|peer| peer.host.clone()) else { return };
         let Some(state) = self.tasks.get(task) else { return };
-        let Some(claim) = state.claims.said.get(&piece).filter(|claim| claim.host != by) else { return };
-        let (host, same) = (claim.host.clone(), claim.blake3 == blake3);
-        if same {
-            return self.believe(now, task, &host);
+        let Some(claim) = state.claims.said.get(&piece) else { return };
+        let others = claim.hosts.iter().filter(|host| **host != by).cloned().collect::<Vec<_>>();
+        let same = claim.blake3 == blake3;
+        for host in others {
+            if same {
+                self.believe(now, task, &host);
+                continue;
+            }
+            if let Some(state) = self.tasks.get_mut(task) {
+                state.claims.take(&host);
+                state.claims.believed.remove(&host);
+            }
+            self.accused(now, &host, &by, task);
         }
-        if let Some(state) = self.tasks.get_mut(task) {
-            state.claims.take(&host);
-        }
-        self.accused(now, &host, &by, task);
     }
 
     fn believe(&mut self, now: Moment, task: &TaskId, host: &HostId) {
         let Some(state) = self.tasks.get_mut(task) else { return };
+        state.claims.believed.insert(host.clone());
         for (piece, blake3) in state.claims.take(host) {
             self.vouch(now, task, piece, blake3, false);
         }

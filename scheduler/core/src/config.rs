@@ -5,6 +5,8 @@ use std::time::Duration;
 /// The limits and patience of a scheduler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Whether only hosts of the fleet are heard, so that what they say that they hold needs no comparison.
+    pub members_only: bool,
     /// How many parents a peer is offered at most.
     pub max_parents: usize,
     /// How many children a host serves in one task at most; over all tasks its own upload slots bound them. They wait
@@ -65,6 +67,7 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            members_only: false,
             max_parents: 10,
             children_per_task: 24,
             max_leases: 8,

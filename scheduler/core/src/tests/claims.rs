@@ -4,7 +4,7 @@ use damselfly_core::swarm::{Holding, Origin, PieceFault, Registration, Report, S
 use damselfly_core::{Blake3, PieceDigest, PieceNumber};
 
 use super::world::{PIECES, Told, World, held, host, host_info, parents, peer, registration, task, told};
-use crate::{Event, Fact};
+use crate::{Config, Event, Fact};
 
 type Answers = Vec<(String, Told)>;
 
@@ -107,6 +107,15 @@ fn where_nobody_may_read_the_source_the_fleet_is_believed() {
     holds(&mut world, "a", false);
     joins(&mut world, "b", SourceWish::Forbidden);
     let answers = world.pass(std::time::Duration::from_millis(100));
+    assert_eq!(proofs(&answers, "b"), PIECES as usize, "{answers:?}");
+}
+
+#[test]
+fn members_of_a_fleet_are_believed() {
+    let mut world = World::new(Config { members_only: true, ..Config::default() });
+    ["a", "b"].iter().for_each(|name| drop(world.announce(host_info(name))));
+    holds(&mut world, "a", false);
+    let answers = joins(&mut world, "b", SourceWish::Allowed);
     assert_eq!(proofs(&answers, "b"), PIECES as usize, "{answers:?}");
 }
 
