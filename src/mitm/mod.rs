@@ -17,5 +17,7 @@ mod policy;
 pub use authority::CertificateAuthority;
 pub use files::CaError;
 pub use hello::ClientHello;
+#[cfg(feature = "fuzzing")]
+pub use hello::fuzz_client_hello;
 pub use interceptor::Interceptor;
 pub use policy::Policy;

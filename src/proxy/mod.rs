@@ -24,6 +24,8 @@ mod fault;
 mod first_request;
 mod forward;
 mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gate;
 mod handler;
 mod headers;
