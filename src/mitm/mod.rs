@@ -14,7 +14,7 @@ mod interceptor;
 mod leaf;
 mod policy;
 
-pub use authority::CertificateAuthority;
+pub use authority::{Certificate, CertificateAuthority};
 pub use files::CaError;
 pub use hello::ClientHello;
 #[cfg(feature = "fuzzing")]

@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::budget::{Budget, Share};
 use super::fault::Fault;
 use super::framing::{Chunks, Framing, Head, Malformed, head_end, inspect};
 use super::headers::strip_hop_by_hop;
@@ -101,11 +102,13 @@ pub(super) struct ConnControl {
     interim: Mutex<Vec<u8>>,
     /// Of the task that drives the connection.
     driver: AtomicWaker,
+    /// What it holds of the bodies in flight.
+    share: Share,
 }
 
 impl ConnControl {
     /// A new connection's.
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(budget: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             secret: fastrand::u128(..),
             broken: AtomicBool::new(false),
@@ -114,6 +117,7 @@ impl ConnControl {
             switched: AtomicBool::new(false),
             interim: Mutex::default(),
             driver: AtomicWaker::new(),
+            share: Share::new(budget),
         })
     }
 
@@ -148,6 +152,11 @@ impl ConnControl {
         }
         drop(interim);
         self.driver.wake();
+    }
+
+    /// What the connection holds of the bodies in flight.
+    pub(super) const fn share(&self) -> &Share {
+        &self.share
     }
 
     fn take_interim(&self) -> Vec<u8> {
@@ -275,6 +284,14 @@ impl Gate {
         let mut gate = Self::new(inner, read, control, idle);
         gate.state = State::Open;
         gate
+    }
+
+    /// What the library has written: it has gone, or it has waited for the client for too long.
+    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.control.share.give_back(*bytes);
+        }
+        self.watch_unread(cx, written)
     }
 
     /// Whether bytes have waited for the client for too long.
@@ -535,7 +552,7 @@ impl AsyncWrite for Gate {
             held_up => held_up.map_ok(|()| 0),
         };
         self.between = false;
-        self.watch_unread(cx, written)
+        self.wrote(cx, written)
     }
 
     fn poll_write_vectored(
@@ -548,7 +565,7 @@ impl AsyncWrite for Gate {
             held_up => held_up.map_ok(|()| 0),
         };
         self.between = false;
-        self.watch_unread(cx, written)
+        self.wrote(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -592,7 +609,7 @@ mod tests {
     /// A gate behind which the test is the library, and the client's end.
     fn gate(read: &[u8]) -> (Gate, UnixStream, Arc<ConnControl>) {
         let (near, client) = UnixStream::pair().unwrap();
-        let control = ConnControl::new();
+        let control = ConnControl::new(Budget::new(usize::MAX));
         (Gate::new(Box::new(near), read.to_vec(), control.clone(), IDLE), client, control)
     }
 
@@ -649,7 +666,7 @@ mod tests {
         let value = refusal.lines().find_map(|line| line.strip_prefix("x-damselfly-verdict: ")).unwrap();
         let mut request = Request::get("/").header(VERDICT, value).body(()).unwrap();
         assert_eq!(control.read_notes(&mut request).unwrap().status(), 400);
-        assert_eq!(ConnControl::new().read_notes(&mut request), None, "another connection's");
+        assert_eq!(ConnControl::new(Budget::new(usize::MAX)).read_notes(&mut request), None, "another connection's");
         let mut request = Request::get("/").header(VERDICT, "0 too large").body(()).unwrap();
         assert_eq!(control.read_notes(&mut request), None, "a client's invention");
         client.shutdown().await.unwrap();
@@ -797,7 +814,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         for broken in [false, true] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let control = ConnControl::new();
+            let control = ConnControl::new(Budget::new(usize::MAX));
             let mut gate = Gate::new(Box::new(listener.accept().await.unwrap().0), Vec::new(), control.clone(), IDLE);
             gate.write_all(b"HTTP/1.0 200 OK\r\n\r\nhal").await.unwrap();
             if broken {

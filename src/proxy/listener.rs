@@ -32,6 +32,8 @@ use crate::registry::Registry;
 
 /// How long to wait before accepting again when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// How much of one answer over HTTP/2 waits for its client.
+const MAX_STREAM_BUFFER: usize = 128 * 1024;
 /// After how much silence the kernel asks a client whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// What a client that begins a TLS handshake here is told. A tool that tries TLS first understands this and goes on in
@@ -191,7 +193,7 @@ impl Inner {
         permit: Arc<ConnectionPermit>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            let control = ConnControl::new();
+            let control = ConnControl::new(self.budget.clone());
             let idle = self.config().idle;
             let gate = match protocol {
                 Protocol::Http2 => Gate::open(io, read, control.clone(), idle),
@@ -244,7 +246,7 @@ impl Inner {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
                 builder.timer(TokioTimer::new()).max_concurrent_streams(max_streams);
                 builder.max_header_list_size(MAX_HEAD as u32).adaptive_window(true);
-                builder.keep_alive_interval(KEEPALIVE);
+                builder.max_send_buf_size(MAX_STREAM_BUFFER).keep_alive_interval(KEEPALIVE);
                 drive!(builder.serve_connection(io, service));
             } else {
                 let mut builder = http1::Builder::new();

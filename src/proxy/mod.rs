@@ -16,6 +16,7 @@
 mod access;
 mod auth;
 mod authorize;
+mod budget;
 mod bypass;
 mod conditional;
 mod config;
@@ -32,6 +33,7 @@ mod headers;
 mod listener;
 mod manifest;
 mod metrics;
+mod page;
 mod pipe;
 mod prefixed;
 mod respond;
@@ -54,6 +56,7 @@ use tokio::sync::Semaphore;
 pub use auth::BasicAuth;
 pub use config::{Config, PrivateContent};
 pub use metrics::Metrics;
+pub use page::HOST as PAGE_HOST;
 pub use rules::{Rule, SUFFIXES};
 
 use crate::mitm::{Interceptor, Policy};
@@ -61,6 +64,7 @@ use crate::net::{HttpClient, Upstream};
 use crate::p2p::Tasks;
 use crate::registry::{Mirror, Registry, TokenConfig, Tokens};
 use authorize::Authorizer;
+use budget::Budget;
 use first_request::FirstRequests;
 use handler::Inner;
 use manifest::Manifests;
@@ -99,6 +103,7 @@ impl Proxy {
     pub fn new(config: Config, parts: Parts) -> Self {
         let Parts { http, tasks, policy, interceptor, mirror, upstreams, drain, metrics } = parts;
         let slots = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        let budget = Budget::new(config.in_flight);
         let tokens =
             TokenConfig { per_realm: config.token_requests, reuse: config.verdict_ttl, ..TokenConfig::default() };
         let tokens = Tokens::new(tokens, metrics.tokens.clone());
@@ -120,6 +125,7 @@ impl Proxy {
             drain,
             metrics,
             slots,
+            budget,
         }))
     }
 

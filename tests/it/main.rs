@@ -2,6 +2,7 @@
 //! people use. Each test has a fresh directory and ports of its own; a client that is missing is named as skipped.
 
 mod clients;
+mod dfctl;
 mod dfget;
 mod exact;
 mod faults;
