@@ -54,7 +54,7 @@ fn main() -> Result<()> {
         let mut table = Table::default();
         for _ in 0..rounds {
             for proxy in &proxies {
-                intercept(proxy, &origin, length / 4, &mut table)?;
+                intercept(proxy, &origin, length, &mut table)?;
             }
         }
         table.print();
@@ -123,6 +123,9 @@ fn memory(dir: &std::path::Path, origin: &Origin) -> Result<()> {
     show("2,000 requests at once, just done")?;
     load::settle();
     show("after them")?;
+    load::small(proxy.at, &origin.url("/small"), 20_000)?;
+    load::settle();
+    show("and 20,000 small requests")?;
     let slow = load::unread(proxy.at, &origin.url("/large"), 500)?;
     show("500 clients that take nothing")?;
     drop(slow);
@@ -149,7 +152,7 @@ impl Table {
                 .iter_mut()
                 .map(|(who, figures)| {
                     figures.sort_by(f64::total_cmp);
-                    let median = figures[figures.len() / 2];
+                    let median = (figures[(figures.len() - 1) / 2] + figures[figures.len() / 2]) / 2.0;
                     let (least, most) = (figures[0], figures[figures.len() - 1]);
                     format!("{who} {median:.2} ({least:.2} to {most:.2})")
                 })

@@ -14,6 +14,7 @@
 //! end.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -450,8 +451,8 @@ impl Gate {
 
     /// Reads more of a head, or what a refused client still sends.
     fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut room = [0; READ];
-        let mut read = ReadBuf::new(&mut room);
+        let mut room = [const { MaybeUninit::uninit() }; READ];
+        let mut read = ReadBuf::uninit(&mut room);
         ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
         if matches!(self.state, State::Gathering { .. }) {
             self.held.extend_from_slice(read.filled());

@@ -44,7 +44,7 @@ pub(super) struct Inner {
     pub(super) challenges: moka::future::Cache<(String, bool), Option<Challenge>>,
     pub(super) interceptor: Interceptor,
     pub(super) drain: Watch,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) slots: Arc<Semaphore>,
     pub(super) budget: Arc<Budget>,
 }
@@ -122,7 +122,7 @@ impl Inner {
         if let Some(target) = route.target() {
             note(record, target);
             if self.tokens.is_question(&parts.method, &target.uri, &parts.headers) {
-                return self.token_question(&parts, body, target, record).await;
+                return Box::pin(self.token_question(&parts, body, target, record)).await;
             }
         }
         match route {
@@ -150,9 +150,10 @@ impl Inner {
                 self.forward(parts, body, target, upgraded, record).await
             }
             Route::Inspect(target, options) => self.inspect(parts, target, options, record).await,
-            Route::Probe(target, options) => self.probe(parts, target, options, record).await,
-            Route::Blob(target, options, digest) => self.blob(parts, target, options, digest, record).await,
-            Route::Manifest(target, digest) => self.manifest(parts, target, digest, record).await,
+            // What follows is large; small answers need not carry it.
+            Route::Probe(target, options) => Box::pin(self.probe(parts, target, options, record)).await,
+            Route::Blob(target, options, digest) => Box::pin(self.blob(parts, target, options, digest, record)).await,
+            Route::Manifest(target, digest) => Box::pin(self.manifest(parts, target, digest, record)).await,
         }
     }
 

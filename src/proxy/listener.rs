@@ -45,7 +45,7 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; c
 pub(super) struct ConnectionPermit {
     _slot: OwnedSemaphorePermit,
     _guard: Guard,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     /// Whether the client is on another host.
     pub(super) remote: bool,
 }
@@ -218,7 +218,8 @@ impl Inner {
                 let (inner, session, control) = (self.clone(), session.clone(), control.clone());
                 async move {
                     let connects = request.method() == Method::CONNECT;
-                    let response = inner.handle(session, request).await;
+                    // The library keeps room for it in every connection, also in those that wait.
+                    let response = Box::pin(inner.handle(session, request)).await;
                     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                     control.answered(switches || (connects && response.status().is_success()));
                     Ok::<_, Infallible>(response)

@@ -123,7 +123,7 @@ impl Proxy {
             challenges,
             interceptor,
             drain,
-            metrics,
+            metrics: Arc::new(metrics),
             slots,
             budget,
         }))

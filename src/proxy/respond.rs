@@ -143,8 +143,8 @@ impl http_body::Body for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // A body of known length, and one without any bytes, is not always asked for its end.
-        if self.length == Some(self.sent) || (self.sent == 0 && self.body.is_end_stream()) {
+        // A body that knows its end is not always asked for it.
+        if self.length == Some(self.sent) || self.body.is_end_stream() {
             self.record.ended(End::Complete);
         }
         if let Some(control) = &self.control {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     fn record(metrics: &Metrics) -> Record {
-        Record::begin(metrics, &Method::GET, &"http://a/b?secret".parse().unwrap())
+        Record::begin(&Arc::new(metrics.clone()), &Method::GET, &"http://a/b?secret".parse().unwrap())
     }
 
     fn count(metrics: &Metrics, status: &'static str) -> u64 {

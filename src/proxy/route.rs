@@ -272,8 +272,9 @@ fn decide(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result<
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Ok(Route::Forward(target, Bypass::Method));
     }
-    let url = target.uri.to_string();
-    let rule = routes.config.rules.iter().find(|rule| rule.regex.is_match(&url));
+    let rules = &routes.config.rules;
+    let url = if rules.is_empty() { String::new() } else { target.uri.to_string() };
+    let rule = rules.iter().find(|rule| rule.regex.is_match(&url));
     let target = match rule {
         Some(rule) => Target { uri: rule.rewrite(&target.uri), ..target },
         None => target,

@@ -7,6 +7,7 @@ mod dfget;
 mod exact;
 mod faults;
 mod harness;
+mod http2;
 mod https;
 mod lies;
 mod matrix;
