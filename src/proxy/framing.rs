@@ -140,7 +140,7 @@ fn target_of(method: &Method, target: &[u8]) -> Result<Option<Vec<u8>>, Malforme
         return Err(Malformed::TargetTooLong);
     }
     // What the library takes stays as it is.
-    if target.is_ascii() && Uri::try_from(target).is_ok() {
+    if target.iter().all(u8::is_ascii_graphic) && Uri::try_from(target).is_ok() {
         return Ok(None);
     }
     let raw = |byte: &u8| !byte.is_ascii_graphic() || matches!(byte, b'<' | b'>' | b'`' | b'"');
@@ -374,6 +374,7 @@ mod tests {
             ("/q?x=\"y\"", "/q?x=%22y%22"),
             ("/^|\\", "/^|\\"),
             ("http://a/<", "http://a/%3C"),
+            ("http://a#\u{1f}", "http://a#%1F"),
             ("http://a?<", "http://a?%3C"),
             ("/\u{e9}", "/%C3%A9"),
             ("/%zz{}[]", "/%zz{}[]"),

@@ -42,6 +42,9 @@ const MAX_EMPTY_LINES: u8 = 2;
 const MAX_DISCARDED: usize = 1024 * 1024;
 /// How long a client that has closed its side is waited with for something to send it.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// After how much silence between two requests a connection is taken from the library, whose buffers cost more than
+/// making them again.
+const PARK_AFTER: Duration = Duration::from_secs(5);
 /// The most bytes of interim answers that wait for the client.
 const MAX_INTERIM: usize = 64 * 1024;
 /// The header by which the gate speaks to what is behind the library.
@@ -105,6 +108,16 @@ pub(super) struct ConnControl {
     driver: AtomicWaker,
     /// What it holds of the bodies in flight.
     share: Share,
+    /// The connection, where it was taken from the library between two requests.
+    parked: Mutex<Option<Parked>>,
+}
+
+struct Parked(Box<dyn IoStream>);
+
+impl std::fmt::Debug for Parked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Parked")
+    }
 }
 
 impl ConnControl {
@@ -119,6 +132,7 @@ impl ConnControl {
             interim: Mutex::default(),
             driver: AtomicWaker::new(),
             share: Share::new(budget),
+            parked: Mutex::default(),
         })
     }
 
@@ -158,6 +172,11 @@ impl ConnControl {
     /// What the connection holds of the bodies in flight.
     pub(super) const fn share(&self) -> &Share {
         &self.share
+    }
+
+    /// The connection, if the gate has given it up only because nothing was asked for a while.
+    pub(super) fn take_parked(&self) -> Option<Box<dyn IoStream>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).take().map(|parked| parked.0)
     }
 
     fn take_interim(&self) -> Vec<u8> {
@@ -259,6 +278,11 @@ pub(super) struct Gate {
     idle: Duration,
     /// When a client that takes nothing is given up; runs while bytes wait for it.
     unread: Option<Pin<Box<Sleep>>>,
+    /// When something was asked last, and what looks whether that is long ago.
+    asked: Instant,
+    quiet: Option<Pin<Box<Sleep>>>,
+    /// Whether it is: the library is told that the client has closed.
+    parked: bool,
 }
 
 impl Gate {
@@ -277,6 +301,9 @@ impl Gate {
             between: true,
             idle,
             unread: None,
+            asked: Instant::now(),
+            quiet: None,
+            parked: false,
         }
     }
 
@@ -378,6 +405,24 @@ impl Gate {
         if due { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     }
 
+    /// Whether nothing was asked for [`PARK_AFTER`], and nothing is under way either way.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.control.driver.register(cx.waker());
+        let answered = self.control.ended.load(Ordering::Acquire) >= self.requests;
+        if !self.held.is_empty() || !answered || !self.between || !self.outgoing.is_empty() {
+            return Poll::Pending;
+        }
+        let due = self.quiet.get_or_insert_with(|| Box::pin(sleep(PARK_AFTER)));
+        loop {
+            ready!(due.as_mut().poll(cx));
+            let until = self.asked + PARK_AFTER;
+            if until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            due.as_mut().reset(until);
+        }
+    }
+
     /// Whether the answer has decided that HTTP goes on.
     fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.control.driver.register(cx.waker());
@@ -475,8 +520,14 @@ impl AsyncRead for Gate {
                 if gate.half_closed.is_some() {
                     return gate.poll_half_closed(cx);
                 }
-                if ready!(gate.poll_gather(cx))? == 0 {
-                    gate.half_closed = Some(Box::pin(sleep(HALF_CLOSED)));
+                match gate.poll_gather(cx)? {
+                    Poll::Ready(0) => gate.half_closed = Some(Box::pin(sleep(HALF_CLOSED))),
+                    Poll::Ready(_) => gate.asked = Instant::now(),
+                    Poll::Pending => {
+                        ready!(gate.poll_quiet(cx));
+                        gate.parked = true;
+                        return Poll::Ready(Ok(()));
+                    }
                 }
                 continue;
             }
@@ -584,8 +635,8 @@ impl AsyncWrite for Gate {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.control.is_broken() {
-            // A clean end would tell the client that it has everything.
+        if self.parked || self.control.is_broken() {
+            // A clean end would tell the client that it has everything; and a parked connection goes on.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.inner).poll_shutdown(cx)
@@ -596,6 +647,9 @@ impl Drop for Gate {
     fn drop(&mut self) {
         if self.control.is_broken() {
             self.inner.abort();
+        } else if self.parked {
+            let inner = std::mem::replace(&mut self.inner, Box::new(tokio::io::empty()));
+            *self.control.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Parked(inner));
         }
     }
 }
@@ -652,6 +706,42 @@ mod tests {
             }
             assert_eq!(got, request, "byte by byte");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_parked_only_between_two_requests() {
+        let (near, mut client) = UnixStream::pair().unwrap();
+        let control = ConnControl::new(Budget::new(usize::MAX));
+        let mut gate = Gate::new(Box::new(near), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), control.clone(), IDLE);
+        assert!(read_once(&mut gate).await.starts_with("GET / "));
+        let mut byte = [0];
+        let early = tokio::time::timeout(10 * PARK_AFTER, gate.read(&mut byte)).await;
+        assert!(early.is_err(), "the answer is under way");
+        control.answered(false);
+        gate.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        control.ended();
+        let early = tokio::time::timeout(10 * PARK_AFTER, gate.read(&mut byte)).await;
+        assert!(early.is_err(), "it has not gone out");
+        gate.flush().await.unwrap();
+        client.write_all(b"G").await.unwrap();
+        let early = tokio::time::timeout(10 * PARK_AFTER, gate.read(&mut byte)).await;
+        assert!(early.is_err(), "a head has begun");
+        client.write_all(b"ET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(read_once(&mut gate).await.starts_with("GET /2 "));
+        control.ended();
+        let asked = Instant::now();
+        assert_eq!(gate.read(&mut byte).await.unwrap(), 0, "as if the client had closed");
+        assert_eq!(asked.elapsed(), PARK_AFTER);
+        gate.shutdown().await.unwrap();
+        drop(gate);
+        let mut io = control.take_parked().expect("the connection");
+        client.write_all(b"more").await.unwrap();
+        let mut more = [0; 4];
+        io.read_exact(&mut more).await.unwrap();
+        io.write_all(b"back").await.unwrap();
+        client.read_exact(&mut [0; 19]).await.unwrap();
+        client.read_exact(&mut more).await.unwrap();
+        assert_eq!(&more, b"back", "neither end was closed");
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod http2;
 mod https;
 mod lies;
 mod matrix;
+mod memory;
 mod mirror;
 mod origin_itself;
 mod private;

@@ -51,3 +51,8 @@ proptest! {
         run.fall_silent();
     }
 }
+
+#[test]
+fn a_reader_gets_on_when_a_parent_never_gives_its_turn_and_the_scheduler_is_silent() {
+    Run::of_bytes(b"\x03\x02\x0d\0\0\0\0\x01\x06\x02\0\x01\x14\0\x14\x01\x06\0\x2a\x06\x01\x03\x15\0\x01\x07\0");
+}
