@@ -67,6 +67,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let peers = tokio::spawn(peering::serve(peer, bound.peer));
     tokio::spawn(peering::announcer(&config, &host, &tasks, &scheduler).run(drain.watch()));
     let upkeep = tokio::spawn(upkeep::sweep(storage.clone(), config.gc_interval));
+    tokio::spawn(upkeep::give_back_memory());
 
     let readiness = Readiness::new(drain.watch());
     let routes = Admin::new(registry, readiness.clone(), serde_json::to_value(&addresses)?).router();

@@ -8,6 +8,8 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod mitm;
 pub mod net;
 pub mod p2p;

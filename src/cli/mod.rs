@@ -1,3 +1,4 @@
 //! What the command-line tools do.
 
+pub mod dfctl;
 pub mod dfget;

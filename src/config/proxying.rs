@@ -137,8 +137,19 @@ pub(super) fn mirror_upstream(file: &File, place: Place<'_>) -> Result<Option<ne
     }))
 }
 
-pub(super) fn intercept(file: &File, place: Place<'_>) -> Result<Vec<net::Pattern>, UsageError> {
-    patterns(&file.proxy.intercept.hosts, "proxy.intercept.hosts", place)
+pub(super) fn intercept(
+    file: &File,
+    place: Place<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<net::Pattern>, UsageError> {
+    let hosts = patterns(&file.proxy.intercept.hosts, "proxy.intercept.hosts", place)?;
+    warnings.extend(hosts.iter().find(|pattern| pattern.is_any_host()).map(|pattern| {
+        format!(
+            "proxy.intercept.hosts: {pattern} looks into the TLS of every host: clients that pin certificates fail, and \
+             every client has to trust this daemon's CA; name the hosts that are to be shared"
+        )
+    }));
+    Ok(hosts)
 }
 
 pub(super) fn ca(file: &File, place: Place<'_>) -> Result<Option<CaFiles>, UsageError> {

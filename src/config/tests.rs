@@ -107,6 +107,16 @@ fn a_proxy_for_others_needs_a_password_or_a_word() {
 }
 
 #[test]
+fn looking_into_the_tls_of_every_host_costs_a_warning() {
+    for (hosts, warns) in
+        [("\"*\"", true), ("a.example, \"*:443\"", true), ("\"::/0\"", true), ("\"*.example.org\"", false)]
+    {
+        let loaded = load_text(&format!("proxy:\n  intercept:\n    hosts: [{hosts}]\n")).unwrap();
+        assert_eq!(loaded.warnings.iter().any(|warning| warning.contains("proxy.intercept.hosts")), warns, "{hosts}");
+    }
+}
+
+#[test]
 fn a_file_of_dragonflys_client_1_5_10_is_read() {
     let text = "download:\n  backToSourceConcurrentPieceCount: 4\n  concurrentPieceCount: 8\n  protocol: tcp\n\
                 storage:\n  writebackMode: true\n  server:\n    tcpPort: 4005\n    tcpFastopen: false\n\

@@ -145,7 +145,7 @@ impl Config {
             proxy: proxying::proxy(file, place)?,
             mirror: proxying::mirror(file, place)?,
             mirror_ports: proxying::mirror_ports(file, place)?,
-            intercept: proxying::intercept(file, place)?,
+            intercept: proxying::intercept(file, place, warnings)?,
             ca: proxying::ca(file, place)?,
             token: file.security.token().map_err(|(key, why)| place.error(key, why))?,
             data_dir,

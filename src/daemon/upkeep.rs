@@ -6,6 +6,22 @@ use tokio::time::MissedTickBehavior;
 
 use crate::storage::Storage;
 
+/// How often memory that was freed is given back to the system.
+const GIVE_BACK: Duration = Duration::from_secs(5);
+/// So large an allocation that the allocator then looks at all that it holds.
+const LARGE: usize = 1024 * 1024;
+
+/// Gives memory back that was freed a while ago. The allocator does so only when it is asked for something large, and an
+/// idle daemon asks for nothing.
+pub(super) async fn give_back_memory() {
+    let mut ticks = tokio::time::interval(GIVE_BACK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE)));
+    }
+}
+
 /// Sweeps storage for ever.
 pub(super) async fn sweep(storage: Storage, every: Duration) {
     let mut ticks = tokio::time::interval(every);

@@ -10,6 +10,7 @@ use rcgen::{
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use sha2::{Digest as _, Sha256};
 use tracing::info;
 
 use super::files::{self, CaError};
@@ -40,14 +41,30 @@ impl CertificateAuthority {
             (true, false) => Err(CaError::KeyMissing { cert, key }),
             // A key without a certificate is what a crash leaves; nobody can trust that CA yet.
             (false, _) => {
-                files::make_dir(dir)?;
-                let (ca, secret) = Self::create()?;
-                files::write(&key, 0o600, &secret)?;
-                files::write(&cert, 0o644, &ca.pem)?;
+                let ca = Self::write_new(dir)?;
                 info!(certificate = %cert.display(), "made a certificate authority for the hosts to be intercepted");
                 Ok(ca)
             }
         }
+    }
+
+    /// Makes a CA for a fleet: `ca.pem` and `ca.key` in `dir`, where neither may be.
+    ///
+    /// # Errors
+    /// There is one already, or the files cannot be written.
+    pub fn create(dir: &Path) -> Result<Self, CaError> {
+        match ["ca.pem", "ca.key"].map(|name| dir.join(name)).into_iter().find(|file| file.exists()) {
+            Some(path) => Err(CaError::Exists { path }),
+            None => Self::write_new(dir),
+        }
+    }
+
+    fn write_new(dir: &Path) -> Result<Self, CaError> {
+        files::make_dir(dir)?;
+        let (ca, secret) = Self::generate()?;
+        files::write(&dir.join("ca.key"), 0o600, &secret)?;
+        files::write(&dir.join("ca.pem"), 0o644, &ca.pem)?;
+        Ok(ca)
     }
 
     /// The operator's own CA (`proxy.server.caCert` and `caKey`).
@@ -68,7 +85,7 @@ impl CertificateAuthority {
         &self.pem
     }
 
-    fn create() -> Result<(Self, String), CaError> {
+    fn generate() -> Result<(Self, String), CaError> {
         let make = |error: rcgen::Error| CaError::Make(error.to_string());
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
         let now = SystemTime::now();
@@ -109,6 +126,46 @@ impl CertificateAuthority {
         let issuer = Issuer::from_ca_cert_der(&der, pair).map_err(|error| format!("it cannot be used: {error}"))?;
         Ok(Self { issuer, der, not_after, pem })
     }
+}
+
+/// What can be said of a CA's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The certificate alone, in PEM.
+    pub pem: String,
+    /// Whose it is.
+    pub subject: String,
+    /// The SHA-256 of its DER in hex: what people compare.
+    pub sha256: String,
+    /// When it ends.
+    pub not_after: String,
+}
+
+impl Certificate {
+    /// Reads the first certificate of a text, which has to be a CA's.
+    ///
+    /// # Errors
+    /// It is none; the text says why.
+    pub fn of_pem(text: &str) -> Result<Self, String> {
+        let der = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|_| "it is no certificate in PEM")?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|_| "it is no X.509 certificate")?;
+        if !parsed.is_ca() {
+            return Err("it is not the certificate of a CA".into());
+        }
+        let begin = text.find("-----BEGIN CERTIFICATE-----").ok_or("it is no certificate in PEM")?;
+        let end = text[begin..].find("-----END CERTIFICATE-----").ok_or("it is no certificate in PEM")?;
+        Ok(Self {
+            pem: format!("{}\n", &text[begin..begin + end + "-----END CERTIFICATE-----".len()]),
+            subject: parsed.subject().to_string(),
+            sha256: fingerprint(&der),
+            not_after: parsed.validity().not_after.to_string(),
+        })
+    }
+}
+
+/// The SHA-256 of a certificate, in hex.
+pub(super) fn fingerprint(der: &[u8]) -> String {
+    Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl std::fmt::Debug for CertificateAuthority {

@@ -27,6 +27,12 @@ pub enum CaError {
         /// Its mode.
         mode: u32,
     },
+    /// There is one already, which somebody may trust.
+    #[error("{path} is there already: remove it, or name another directory")]
+    Exists {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The certificate is there without its key.
     #[error("{cert} is there, but its key {key} is not: put the key back, or remove the certificate to get a new pair")]
     KeyMissing {

@@ -81,6 +81,25 @@ where
     }
 }
 
+/// Nothing that a client says first is lost, and what is read of it does not depend on how it comes.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_client_hello(bytes: &[u8]) {
+    use futures_util::FutureExt as _;
+
+    let read = |before: usize| {
+        let mut rest = &bytes[before..];
+        let hello = read_hello(&mut rest, bytes[..before].to_vec()).now_or_never().expect("the bytes are there");
+        hello.ok().map(|(hello, read)| {
+            assert_eq!([&read[..], rest].concat(), bytes);
+            hello
+        })
+    };
+    let hello = read(0);
+    for cut in [1, bytes.len() / 2, bytes.len()] {
+        assert_eq!(read(cut.min(bytes.len())), hello, "cut at {cut}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

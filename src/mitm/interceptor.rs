@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::authority::CertificateAuthority;
+use super::authority::{CertificateAuthority, fingerprint};
 use super::files::CaError;
 use super::leaf::LeafIssuer;
 
@@ -50,6 +50,21 @@ impl Interceptor {
             provider: Arc::new(aws_lc_rs::default_provider()),
             sessions: ServerSessionMemoryCache::new(MAX_SESSIONS),
         })))
+    }
+
+    /// The certificate that clients have to trust, in PEM.
+    pub fn authority_pem(&self) -> &str {
+        self.0.issuer.authority().pem()
+    }
+
+    /// The same in DER.
+    pub fn authority_der(&self) -> &[u8] {
+        &self.0.issuer.authority().der
+    }
+
+    /// The SHA-256 of the same, in hex: what people compare.
+    pub fn authority_fingerprint(&self) -> String {
+        fingerprint(self.authority_der())
     }
 
     /// The server's side of a TLS handshake on `stream`, as `host` (a name or an address). ALPN offers `h2` and

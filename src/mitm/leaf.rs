@@ -36,6 +36,11 @@ impl LeafIssuer {
         Ok(Self { ca, pair, signer })
     }
 
+    /// Who signs.
+    pub(super) const fn authority(&self) -> &CertificateAuthority {
+        &self.ca
+    }
+
     /// A certificate for `host`, a name or an IP address (without brackets), as of now.
     pub(super) fn leaf(&self, host: &str) -> Result<CertifiedKey, CaError> {
         let make = |error: rcgen::Error| CaError::Make(error.to_string());

@@ -14,8 +14,10 @@ mod interceptor;
 mod leaf;
 mod policy;
 
-pub use authority::CertificateAuthority;
+pub use authority::{Certificate, CertificateAuthority};
 pub use files::CaError;
 pub use hello::ClientHello;
+#[cfg(feature = "fuzzing")]
+pub use hello::fuzz_client_hello;
 pub use interceptor::Interceptor;
 pub use policy::Policy;

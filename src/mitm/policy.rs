@@ -26,7 +26,15 @@ mod tests {
 
     #[test]
     fn only_what_is_listed_is_intercepted() {
-        let hosts = ["quay.io", "*.example.com", "10.1.0.0/16", "reg.example:5000", "[::1]:8443"];
+        let hosts = [
+            "quay.io",
+            "*.example.com",
+            "10.1.0.0/16",
+            "reg.example:5000",
+            "[::1]:8443",
+            "[2001:db8::1]",
+            "2001:db8:1::/48",
+        ];
         let policy = Policy::new(hosts.map(|host| host.parse().unwrap()).into());
         for (host, port, intercepts) in [
             ("quay.io", 443, true),
@@ -45,6 +53,10 @@ mod tests {
             ("::1", 8443, true),
             ("[::1]", 8443, true),
             ("::1", 443, false),
+            ("2001:db8::1", 443, true),
+            ("[2001:DB8::1]", 8443, true),
+            ("2001:db8::2", 443, false),
+            ("2001:db8:1:2::3", 443, true),
         ] {
             assert_eq!(policy.intercepts(host, port), intercepts, "{host} {port}");
         }

@@ -67,6 +67,15 @@ impl Pattern {
             }
     }
 
+    /// Whether every host is meant.
+    pub fn is_any_host(&self) -> bool {
+        match &self.host {
+            Host::Any => true,
+            Host::Network(net) => net.prefix_len() == 0,
+            Host::Name(_) | Host::Below(_) => false,
+        }
+    }
+
     /// Whether the address is in the pattern's network.
     pub fn contains(&self, address: SocketAddr) -> bool {
         self.port.is_none_or(|own| own == address.port())
@@ -86,11 +95,18 @@ impl FromStr for Pattern {
             return Ok(Self { host: Host::Network(IpNet::from(ip.to_canonical())), port: None });
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port.parse::<u16>().map_err(|_| fail("the port is not a number"))?)),
-            None => (text, None),
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, Some(port.parse::<u16>().map_err(|_| fail("the port is not a number"))?))
+            }
+            _ => (text, None),
         };
-        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if let Some(address) = bracketed {
+            let ip: IpAddr = address.parse().map_err(|_| fail("there is no IPv6 address in the brackets"))?;
             return Ok(Self { host: Host::Network(IpNet::from(ip.to_canonical())), port });
+        }
+        if let Ok(ip) = host.parse::<Ipv4Addr>() {
+            return Ok(Self { host: Host::Network(IpNet::from(IpAddr::V4(ip))), port });
         }
         let host = match host.strip_prefix("*.") {
             _ if host == "*" => Host::Any,

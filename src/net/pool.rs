@@ -39,6 +39,8 @@ const H2_CONNECTION_WINDOW: u32 = 16 << 20;
 const H2_PING: Duration = Duration::from_secs(20);
 /// Header lines of an answer, as a rule and at most. An answer with more of them than the rule is asked for again.
 const USUAL_HEADERS: usize = 256;
+/// Bytes of an answer that are read at once, and that wait while its client is slow.
+const USUAL_BUFFER: usize = 64 * 1024;
 const MAX_HEADERS: usize = 8 * 1024;
 /// Bytes of an HTTP/2 answer's header lines, as many as HTTP/1 clients usually take.
 const MAX_HEADER_BYTES: u32 = 256 * 1024;
@@ -186,7 +188,7 @@ impl Pool {
         {
             return Ok(found);
         }
-        let Connected { stream, h2, proxy } = self.connector.connect(uri).await?;
+        let Connected { stream, h2, proxy } = Box::pin(self.connector.connect(uri)).await?;
         let activity = Arc::new(Activity::default());
         let io = TokioIo::new(OriginIo::new(stream, activity.clone()));
         let broken = |error: hyper::Error| NetError::find(&format!("{}:{}", key.1, key.2), &error);
@@ -316,6 +318,10 @@ fn h1_builder(want: Want) -> http1::Builder {
         .allow_obsolete_multiline_headers_in_responses(true)
         .allow_spaces_after_header_name_in_responses(true)
         .ignore_invalid_headers_in_responses(true);
+    // What can be asked again gets a connection with room if its answer's head turns out to need it.
+    if want == Want::Any {
+        builder.max_buf_size(USUAL_BUFFER);
+    }
     builder
 }
 

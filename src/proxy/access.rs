@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use damselfly_core::TaskId;
+use http::uri::Authority;
 use http::{Method, StatusCode, Uri};
 
 use super::bypass::Bypass;
@@ -36,7 +37,7 @@ pub(super) enum End {
 /// What is known of one request. Dropping it writes the line.
 #[derive(Debug)]
 pub(super) struct Record {
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     started: Instant,
     method: Method,
     host: String,
@@ -51,7 +52,7 @@ pub(super) struct Record {
 
 impl Record {
     /// A request that begins.
-    pub(super) fn begin(metrics: &Metrics, method: &Method, uri: &Uri) -> Self {
+    pub(super) fn begin(metrics: &Arc<Metrics>, method: &Method, uri: &Uri) -> Self {
         metrics.in_flight.inc();
         let mut record = Self {
             metrics: metrics.clone(),
@@ -72,12 +73,16 @@ impl Record {
 
     /// Where the request really goes.
     pub(super) fn aim(&mut self, uri: &Uri) {
-        self.host = uri.host().unwrap_or_default().to_owned();
-        if let Some(port) = uri.port() {
-            self.host = format!("{}:{port}", self.host);
-        }
+        let host = uri.authority().map_or("", Authority::as_str);
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
         // A URI's path is ASCII save in rare cases; a cut inside a character must not panic.
-        self.path = String::from_utf8_lossy(&uri.path().as_bytes()[..uri.path().len().min(MAX_PATH)]).into_owned();
+        let path = String::from_utf8_lossy(&uri.path().as_bytes()[..uri.path().len().min(MAX_PATH)]);
+        if self.host != host {
+            host.clone_into(&mut self.host);
+        }
+        if self.path != path {
+            self.path = path.into_owned();
+        }
     }
 
     /// The way the request goes.
@@ -216,7 +221,7 @@ pub(super) mod tests {
     fn a_line_says_what_happened_and_nothing_secret() {
         let line = lines_of(|| {
             let uri = format!("http://user:secret@a:81/{}?token=secret", "p".repeat(2 * MAX_PATH)).parse().unwrap();
-            let mut record = Record::begin(&Metrics::default(), &Method::GET, &uri);
+            let mut record = Record::begin(&Arc::default(), &Method::GET, &uri);
             record.route(Label::Task);
             record.answered(StatusCode::PARTIAL_CONTENT);
             record.sent(7);

@@ -119,7 +119,7 @@ impl Authorizer {
             asked = true;
             question(client, target, headers, held).await
         };
-        let verdict = self.kept.try_get_with(key, question).await;
+        let verdict = Box::pin(self.kept.try_get_with(key, question)).await;
         self.metrics.authorization(match (&verdict, asked) {
             (Ok(()), false) => "kept",
             (Ok(()), true) => "granted",

@@ -38,6 +38,8 @@ pub struct Config {
     pub max_streams: u32,
     /// How long a fresh connection may take to say what it speaks.
     pub first_byte_from_client: Duration,
+    /// Bytes of answers that all connections together hold for clients that are slow to take them.
+    pub in_flight: usize,
     /// How long a connection may be idle between requests and take to send a request's head, together.
     pub head_timeout: Duration,
     /// How long a client may stay silent behind a `CONNECT` to an intercepted host before it is taken for one that waits
@@ -81,6 +83,7 @@ impl Default for Config {
             max_connections: 16 * 1024,
             max_streams: 256,
             first_byte_from_client: Duration::from_secs(10),
+            in_flight: 64 * MIB as usize,
             head_timeout: Duration::from_secs(75),
             detect_timeout: Duration::from_secs(1),
             first_byte: Duration::from_secs(30),

@@ -25,7 +25,7 @@ pub(super) enum Protocol {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes that are enough to know every protocol by: the longest method, behind two empty lines.
-const ENOUGH: usize = 32;
+pub(super) const ENOUGH: usize = 32;
 
 /// Reads until it is known what the client speaks, a few bytes at most and no longer than `patience`. The bytes that
 /// were read, and those that had been `read` before, are returned too.
@@ -48,7 +48,7 @@ pub(super) async fn detect(io: &mut dyn IoStream, mut read: Vec<u8>, patience: D
 }
 
 /// The protocol that these first bytes are of; `None` while more are needed, never with [`ENOUGH`] of them.
-fn judge(read: &[u8]) -> Option<Protocol> {
+pub(super) fn judge(read: &[u8]) -> Option<Protocol> {
     match read {
         [] | [0x16] => None,
         [0x16, 0x03, ..] => Some(Protocol::Tls),
@@ -62,7 +62,7 @@ fn judge(read: &[u8]) -> Option<Protocol> {
 fn is_request(read: &[u8]) -> Option<Protocol> {
     // Two empty lines before it are forgiven.
     let line = (0..2).fold(read, |rest, _| rest.strip_prefix(b"\r\n").unwrap_or(rest));
-    if matches!(line, [] | [b'\r']) && read.len() < 4 {
+    if line.is_empty() || (line == b"\r" && read.len() < 4) {
         return None;
     }
     let method = line.iter().take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'-').count();
@@ -107,7 +107,7 @@ mod tests {
             (b"GE", None),
             (b"\r", None),
             (b"\r\n", None),
-            (b"\r\n\r\n", Some(Protocol::Opaque)),
+            (b"\r\n\r\n", None),
             (b"\r\n\r\nGET /", Some(Protocol::Http1)),
             (b"\r\n\r\n\r\n", Some(Protocol::Opaque)),
             (b" GET /", Some(Protocol::Opaque)),

@@ -4,6 +4,7 @@
 //! The library is lenient in places where the standard allows it to be; this is where we are not. It gets only what was
 //! judged here, so the two cannot disagree (docs/adr/0007).
 
+use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use http::uri::Authority;
@@ -139,7 +140,7 @@ fn target_of(method: &Method, target: &[u8]) -> Result<Option<Vec<u8>>, Malforme
         return Err(Malformed::TargetTooLong);
     }
     // What the library takes stays as it is.
-    if target.is_ascii() && Uri::try_from(target).is_ok() {
+    if target.iter().all(u8::is_ascii_graphic) && Uri::try_from(target).is_ok() {
         return Ok(None);
     }
     let raw = |byte: &u8| !byte.is_ascii_graphic() || matches!(byte, b'<' | b'>' | b'`' | b'"');
@@ -158,16 +159,23 @@ fn target_of(method: &Method, target: &[u8]) -> Result<Option<Vec<u8>>, Malforme
 }
 
 /// Whether it is `HOST:PORT` and nothing else.
-fn is_endpoint(target: &[u8]) -> bool {
+pub(super) fn is_endpoint(target: &[u8]) -> bool {
     let port = target.iter().rposition(|byte| *byte == b':').map(|at| &target[at + 1..]);
-    is_host(target) && port.is_some_and(|port| !port.is_empty() && port.iter().all(u8::is_ascii_digit))
+    // The library has to be able to hold it: it knows no `%` in a name.
+    let is_authority = || Authority::try_from(target).is_ok();
+    is_host(target)
+        && port.is_some_and(|port| !port.is_empty() && port.iter().all(u8::is_ascii_digit))
+        && is_authority()
 }
 
 /// Whether it is a host with or without a port, as `Host` and a `CONNECT` may name it; nothing at all is one too.
 pub(super) fn is_host(value: &[u8]) -> bool {
     let of_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
     let is_name = |host: &[u8]| !host.is_empty() && host.iter().all(of_host);
-    let is_ipv6 = |host: &[u8]| host.starts_with(b"[") && Authority::try_from(host).is_ok();
+    let is_ipv6 = |host: &[u8]| {
+        let address = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]"));
+        address.and_then(|text| std::str::from_utf8(text).ok()).is_some_and(|text| text.parse::<Ipv6Addr>().is_ok())
+    };
     let (host, port) = match value.iter().rposition(|byte| matches!(byte, b':' | b']')) {
         Some(at) if value[at] == b':' => (&value[..at], &value[at + 1..]),
         _ => (value, &[][..]),
@@ -366,6 +374,7 @@ mod tests {
             ("/q?x=\"y\"", "/q?x=%22y%22"),
             ("/^|\\", "/^|\\"),
             ("http://a/<", "http://a/%3C"),
+            ("http://a#\u{1f}", "http://a#%1F"),
             ("http://a?<", "http://a?%3C"),
             ("/\u{e9}", "/%C3%A9"),
             ("/%zz{}[]", "/%zz{}[]"),
@@ -425,6 +434,10 @@ mod tests {
             "GET / HTTP/1.1\nHost: a:1:2\n",
             "GET / HTTP/1.1\nHost: \u{e9}\n",
             "GET / HTTP/1.1\nHost: [::1\n",
+            "GET / HTTP/1.1\nHost: [x]@a\n",
+            "GET / HTTP/1.1\nHost: [u@a]:80\n",
+            "GET / HTTP/1.1\nHost: [::1]a\n",
+            "CONNECT [x]@a:443 HTTP/1.1\nHost: a\n",
             "GET / HTTP/3.1\nHost: a\n",
             "GET / HTTP/1.2\nHost: a\n",
             "GET / http/1.1\nHost: a\n",
@@ -443,6 +456,7 @@ mod tests {
             "GET http://a<b/ HTTP/1.1\nHost: a\n",
             "CONNECT a HTTP/1.1\nHost: a\n",
             "CONNECT a: HTTP/1.1\nHost: a\n",
+            "CONNECT a%2fb:443 HTTP/1.1\nHost: a\n",
             "CONNECT u:p@a:443 HTTP/1.1\nHost: a\n",
             "CONNECT http://a:443 HTTP/1.1\nHost: a\n",
             "CONNECT a:443/x HTTP/1.1\nHost: a\n",

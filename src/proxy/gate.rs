@@ -14,6 +14,7 @@
 //! end.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::budget::{Budget, Share};
 use super::fault::Fault;
 use super::framing::{Chunks, Framing, Head, Malformed, head_end, inspect};
 use super::headers::strip_hop_by_hop;
@@ -40,6 +42,9 @@ const MAX_EMPTY_LINES: u8 = 2;
 const MAX_DISCARDED: usize = 1024 * 1024;
 /// How long a client that has closed its side is waited with for something to send it.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// After how much silence between two requests a connection is taken from the library, whose buffers cost more than
+/// making them again.
+const PARK_AFTER: Duration = Duration::from_secs(5);
 /// The most bytes of interim answers that wait for the client.
 const MAX_INTERIM: usize = 64 * 1024;
 /// The header by which the gate speaks to what is behind the library.
@@ -101,11 +106,23 @@ pub(super) struct ConnControl {
     interim: Mutex<Vec<u8>>,
     /// Of the task that drives the connection.
     driver: AtomicWaker,
+    /// What it holds of the bodies in flight.
+    share: Share,
+    /// The connection, where it was taken from the library between two requests.
+    parked: Mutex<Option<Parked>>,
+}
+
+struct Parked(Box<dyn IoStream>);
+
+impl std::fmt::Debug for Parked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Parked")
+    }
 }
 
 impl ConnControl {
     /// A new connection's.
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(budget: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             secret: fastrand::u128(..),
             broken: AtomicBool::new(false),
@@ -114,6 +131,8 @@ impl ConnControl {
             switched: AtomicBool::new(false),
             interim: Mutex::default(),
             driver: AtomicWaker::new(),
+            share: Share::new(budget),
+            parked: Mutex::default(),
         })
     }
 
@@ -148,6 +167,16 @@ impl ConnControl {
         }
         drop(interim);
         self.driver.wake();
+    }
+
+    /// What the connection holds of the bodies in flight.
+    pub(super) const fn share(&self) -> &Share {
+        &self.share
+    }
+
+    /// The connection, if the gate has given it up only because nothing was asked for a while.
+    pub(super) fn take_parked(&self) -> Option<Box<dyn IoStream>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner).take().map(|parked| parked.0)
     }
 
     fn take_interim(&self) -> Vec<u8> {
@@ -249,6 +278,11 @@ pub(super) struct Gate {
     idle: Duration,
     /// When a client that takes nothing is given up; runs while bytes wait for it.
     unread: Option<Pin<Box<Sleep>>>,
+    /// When something was asked last, and what looks whether that is long ago.
+    asked: Instant,
+    quiet: Option<Pin<Box<Sleep>>>,
+    /// Whether it is: the library is told that the client has closed.
+    parked: bool,
 }
 
 impl Gate {
@@ -267,6 +301,9 @@ impl Gate {
             between: true,
             idle,
             unread: None,
+            asked: Instant::now(),
+            quiet: None,
+            parked: false,
         }
     }
 
@@ -275,6 +312,14 @@ impl Gate {
         let mut gate = Self::new(inner, read, control, idle);
         gate.state = State::Open;
         gate
+    }
+
+    /// What the library has written: it has gone, or it has waited for the client for too long.
+    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.control.share.give_back(*bytes);
+        }
+        self.watch_unread(cx, written)
     }
 
     /// Whether bytes have waited for the client for too long.
@@ -360,6 +405,24 @@ impl Gate {
         if due { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     }
 
+    /// Whether nothing was asked for [`PARK_AFTER`], and nothing is under way either way.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.control.driver.register(cx.waker());
+        let answered = self.control.ended.load(Ordering::Acquire) >= self.requests;
+        if !self.held.is_empty() || !answered || !self.between || !self.outgoing.is_empty() {
+            return Poll::Pending;
+        }
+        let due = self.quiet.get_or_insert_with(|| Box::pin(sleep(PARK_AFTER)));
+        loop {
+            ready!(due.as_mut().poll(cx));
+            let until = self.asked + PARK_AFTER;
+            if until <= Instant::now() {
+                return Poll::Ready(());
+            }
+            due.as_mut().reset(until);
+        }
+    }
+
     /// Whether the answer has decided that HTTP goes on.
     fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.control.driver.register(cx.waker());
@@ -433,8 +496,8 @@ impl Gate {
 
     /// Reads more of a head, or what a refused client still sends.
     fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut room = [0; READ];
-        let mut read = ReadBuf::new(&mut room);
+        let mut room = [const { MaybeUninit::uninit() }; READ];
+        let mut read = ReadBuf::uninit(&mut room);
         ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
         if matches!(self.state, State::Gathering { .. }) {
             self.held.extend_from_slice(read.filled());
@@ -457,8 +520,14 @@ impl AsyncRead for Gate {
                 if gate.half_closed.is_some() {
                     return gate.poll_half_closed(cx);
                 }
-                if ready!(gate.poll_gather(cx))? == 0 {
-                    gate.half_closed = Some(Box::pin(sleep(HALF_CLOSED)));
+                match gate.poll_gather(cx)? {
+                    Poll::Ready(0) => gate.half_closed = Some(Box::pin(sleep(HALF_CLOSED))),
+                    Poll::Ready(_) => gate.asked = Instant::now(),
+                    Poll::Pending => {
+                        ready!(gate.poll_quiet(cx));
+                        gate.parked = true;
+                        return Poll::Ready(Ok(()));
+                    }
                 }
                 continue;
             }
@@ -535,7 +604,7 @@ impl AsyncWrite for Gate {
             held_up => held_up.map_ok(|()| 0),
         };
         self.between = false;
-        self.watch_unread(cx, written)
+        self.wrote(cx, written)
     }
 
     fn poll_write_vectored(
@@ -548,7 +617,7 @@ impl AsyncWrite for Gate {
             held_up => held_up.map_ok(|()| 0),
         };
         self.between = false;
-        self.watch_unread(cx, written)
+        self.wrote(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -566,8 +635,8 @@ impl AsyncWrite for Gate {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.control.is_broken() {
-            // A clean end would tell the client that it has everything.
+        if self.parked || self.control.is_broken() {
+            // A clean end would tell the client that it has everything; and a parked connection goes on.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.inner).poll_shutdown(cx)
@@ -578,6 +647,9 @@ impl Drop for Gate {
     fn drop(&mut self) {
         if self.control.is_broken() {
             self.inner.abort();
+        } else if self.parked {
+            let inner = std::mem::replace(&mut self.inner, Box::new(tokio::io::empty()));
+            *self.control.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Parked(inner));
         }
     }
 }
@@ -592,7 +664,7 @@ mod tests {
     /// A gate behind which the test is the library, and the client's end.
     fn gate(read: &[u8]) -> (Gate, UnixStream, Arc<ConnControl>) {
         let (near, client) = UnixStream::pair().unwrap();
-        let control = ConnControl::new();
+        let control = ConnControl::new(Budget::new(usize::MAX));
         (Gate::new(Box::new(near), read.to_vec(), control.clone(), IDLE), client, control)
     }
 
@@ -636,6 +708,42 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_parked_only_between_two_requests() {
+        let (near, mut client) = UnixStream::pair().unwrap();
+        let control = ConnControl::new(Budget::new(usize::MAX));
+        let mut gate = Gate::new(Box::new(near), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), control.clone(), IDLE);
+        assert!(read_once(&mut gate).await.starts_with("GET / "));
+        let mut byte = [0];
+        let early = tokio::time::timeout(10 * PARK_AFTER, gate.read(&mut byte)).await;
+        assert!(early.is_err(), "the answer is under way");
+        control.answered(false);
+        gate.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        control.ended();
+        let early = tokio::time::timeout(10 * PARK_AFTER, gate.read(&mut byte)).await;
+        assert!(early.is_err(), "it has not gone out");
+        gate.flush().await.unwrap();
+        client.write_all(b"G").await.unwrap();
+        let early = tokio::time::timeout(10 * PARK_AFTER, gate.read(&mut byte)).await;
+        assert!(early.is_err(), "a head has begun");
+        client.write_all(b"ET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(read_once(&mut gate).await.starts_with("GET /2 "));
+        control.ended();
+        let asked = Instant::now();
+        assert_eq!(gate.read(&mut byte).await.unwrap(), 0, "as if the client had closed");
+        assert_eq!(asked.elapsed(), PARK_AFTER);
+        gate.shutdown().await.unwrap();
+        drop(gate);
+        let mut io = control.take_parked().expect("the connection");
+        client.write_all(b"more").await.unwrap();
+        let mut more = [0; 4];
+        io.read_exact(&mut more).await.unwrap();
+        io.write_all(b"back").await.unwrap();
+        client.read_exact(&mut [0; 19]).await.unwrap();
+        client.read_exact(&mut more).await.unwrap();
+        assert_eq!(&more, b"back", "neither end was closed");
+    }
+
     #[tokio::test]
     async fn a_refused_head_becomes_a_request_that_says_so_and_the_last_one() {
         let (mut gate, mut client, control) = gate(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -649,7 +757,7 @@ mod tests {
         let value = refusal.lines().find_map(|line| line.strip_prefix("x-damselfly-verdict: ")).unwrap();
         let mut request = Request::get("/").header(VERDICT, value).body(()).unwrap();
         assert_eq!(control.read_notes(&mut request).unwrap().status(), 400);
-        assert_eq!(ConnControl::new().read_notes(&mut request), None, "another connection's");
+        assert_eq!(ConnControl::new(Budget::new(usize::MAX)).read_notes(&mut request), None, "another connection's");
         let mut request = Request::get("/").header(VERDICT, "0 too large").body(()).unwrap();
         assert_eq!(control.read_notes(&mut request), None, "a client's invention");
         client.shutdown().await.unwrap();
@@ -797,7 +905,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         for broken in [false, true] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let control = ConnControl::new();
+            let control = ConnControl::new(Budget::new(usize::MAX));
             let mut gate = Gate::new(Box::new(listener.accept().await.unwrap().0), Vec::new(), control.clone(), IDLE);
             gate.write_all(b"HTTP/1.0 200 OK\r\n\r\nhal").await.unwrap();
             if broken {

@@ -12,6 +12,7 @@ use damselfly_runtime::Watch;
 
 use super::access::Record;
 use super::authorize::Authorizer;
+use super::budget::Budget;
 use super::bypass::Bypass;
 use super::config::Config;
 use super::fault::Fault;
@@ -22,6 +23,7 @@ use super::headers::upgrade;
 use super::listener::Session;
 use super::manifest::Manifests;
 use super::metrics::Metrics;
+use super::page;
 use super::respond::follow;
 use super::route::{Label, Route, Routes, Target, classify};
 use crate::mitm::Interceptor;
@@ -42,8 +44,9 @@ pub(super) struct Inner {
     pub(super) challenges: moka::future::Cache<(String, bool), Option<Challenge>>,
     pub(super) interceptor: Interceptor,
     pub(super) drain: Watch,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) slots: Arc<Semaphore>,
+    pub(super) budget: Arc<Budget>,
 }
 
 impl Inner {
@@ -57,7 +60,7 @@ impl Inner {
         let control = (request.version() < Version::HTTP_2).then(|| session.control.clone());
         let response = self.answer(&session, request, &mut record).await.unwrap_or_else(Fault::into_response);
         match record {
-            Some(record) => follow(response, record, control, self.config().idle),
+            Some(record) => follow(response, record, control, &session.control, self.config().idle),
             // A tunnel's or an upgraded connection's record goes on with it.
             None => {
                 if let Some(control) = control {
@@ -119,7 +122,7 @@ impl Inner {
         if let Some(target) = route.target() {
             note(record, target);
             if self.tokens.is_question(&parts.method, &target.uri, &parts.headers) {
-                return self.token_question(&parts, body, target, record).await;
+                return Box::pin(self.token_question(&parts, body, target, record)).await;
             }
         }
         match route {
@@ -127,6 +130,12 @@ impl Inner {
             Route::Ping => Ok(pong(record)),
             Route::Challenge => self.challenge(&parts),
             Route::Token(registry) => self.give_token(&parts, registry.as_deref()).await,
+            Route::Page => {
+                if let Some(record) = record {
+                    record.route(Label::Page);
+                }
+                Ok(page::answer(&parts, &self.interceptor))
+            }
             Route::Tunnel(endpoint) => {
                 if let Some(record) = record {
                     record.bypasses(Bypass::Tunnel);
@@ -141,9 +150,10 @@ impl Inner {
                 self.forward(parts, body, target, upgraded, record).await
             }
             Route::Inspect(target, options) => self.inspect(parts, target, options, record).await,
-            Route::Probe(target, options) => self.probe(parts, target, options, record).await,
-            Route::Blob(target, options, digest) => self.blob(parts, target, options, digest, record).await,
-            Route::Manifest(target, digest) => self.manifest(parts, target, digest, record).await,
+            // What follows is large; small answers need not carry it.
+            Route::Probe(target, options) => Box::pin(self.probe(parts, target, options, record)).await,
+            Route::Blob(target, options, digest) => Box::pin(self.blob(parts, target, options, digest, record)).await,
+            Route::Manifest(target, digest) => Box::pin(self.manifest(parts, target, digest, record)).await,
         }
     }
 

@@ -15,7 +15,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::timeout;
@@ -32,6 +32,12 @@ use crate::registry::Registry;
 
 /// How long to wait before accepting again when the process has no file descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// Bytes that end the parking of a connection.
+const FEW: usize = 32;
+/// How long the end of a parked connection may take to say.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How much of one answer over HTTP/2 waits for its client.
+const MAX_STREAM_BUFFER: usize = 128 * 1024;
 /// After how much silence the kernel asks a client whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// What a client that begins a TLS handshake here is told. A tool that tries TLS first understands this and goes on in
@@ -43,7 +49,7 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; c
 pub(super) struct ConnectionPermit {
     _slot: OwnedSemaphorePermit,
     _guard: Guard,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     /// Whether the client is on another host.
     pub(super) remote: bool,
 }
@@ -191,39 +197,83 @@ impl Inner {
         permit: Arc<ConnectionPermit>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            let control = ConnControl::new();
-            let idle = self.config().idle;
-            let gate = match protocol {
-                Protocol::Http2 => Gate::open(io, read, control.clone(), idle),
-                _ => Gate::new(io, read, control.clone(), idle),
-            };
-            let io = TokioIo::new(gate);
             let client =
                 if permit.remote { ClientConnection::from_another_host() } else { ClientConnection::default() };
-            let session = Arc::new(Session { ingress, admitted, control: control.clone(), permit, client });
-            let drain = self.drain.clone();
-            let (max_streams, head_timeout) = (self.config().max_streams, self.config().head_timeout);
-            let client = session.client.clone();
-            let began = Arc::new(Notify::new());
-            let first = began.clone();
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                first.notify_one();
-                if let Some(to) = session.ingress.redirected {
-                    make_absolute(&mut request, to);
-                }
-                request.extensions_mut().insert(client.clone());
-                request.extensions_mut().insert(control.clone());
-                let (inner, session, control) = (self.clone(), session.clone(), control.clone());
-                async move {
-                    let connects = request.method() == Method::CONNECT;
-                    let response = inner.handle(session, request).await;
-                    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                    control.answered(switches || (connects && response.status().is_success()));
-                    Ok::<_, Infallible>(response)
-                }
-            });
-            // Each protocol's connection is another type; both are driven alike.
-            macro_rules! drive {
+            let mut next = Some((io, read));
+            while let Some((io, read)) = next {
+                let control = ConnControl::new(self.budget.clone());
+                let session = Session {
+                    ingress: ingress.clone(),
+                    admitted,
+                    control: control.clone(),
+                    permit: permit.clone(),
+                    client: client.clone(),
+                };
+                // Nothing of it is left while the connection is parked.
+                Box::pin(self.clone().converse(io, read, protocol, Arc::new(session))).await;
+                next = match control.take_parked() {
+                    Some(io) => self.next_request(io).await,
+                    None => None,
+                };
+            }
+        })
+    }
+
+    /// The first bytes of the next request on a connection that is parked; `None` at its end, which is made here if the
+    /// client does not.
+    async fn next_request(&self, mut io: Box<dyn IoStream>) -> Option<(Box<dyn IoStream>, Vec<u8>)> {
+        let mut few = [0; FEW];
+        let read = tokio::select! {
+            () = self.drain.draining() => None,
+            read = timeout(self.config().head_timeout, io.read(&mut few)) => read.ok(),
+        };
+        match read {
+            Some(Ok(count @ 1..)) => return Some((io, few[..count].to_vec())),
+            Some(_) => {}
+            None => drop(timeout(FAREWELL, io.shutdown()).await),
+        }
+        None
+    }
+
+    /// Serves HTTP until the client or we close the connection, or it is parked.
+    async fn converse(
+        self: Arc<Self>,
+        io: Box<dyn IoStream>,
+        read: Vec<u8>,
+        protocol: Protocol,
+        session: Arc<Session>,
+    ) {
+        let control = session.control.clone();
+        let idle = self.config().idle;
+        let gate = match protocol {
+            Protocol::Http2 => Gate::open(io, read, control.clone(), idle),
+            _ => Gate::new(io, read, control.clone(), idle),
+        };
+        let io = TokioIo::new(gate);
+        let drain = self.drain.clone();
+        let (max_streams, head_timeout) = (self.config().max_streams, self.config().head_timeout);
+        let client = session.client.clone();
+        let began = Arc::new(Notify::new());
+        let first = began.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            first.notify_one();
+            if let Some(to) = session.ingress.redirected {
+                make_absolute(&mut request, to);
+            }
+            request.extensions_mut().insert(client.clone());
+            request.extensions_mut().insert(control.clone());
+            let (inner, session, control) = (self.clone(), session.clone(), control.clone());
+            async move {
+                let connects = request.method() == Method::CONNECT;
+                // The library keeps room for it in every connection, also in those that wait.
+                let response = Box::pin(inner.handle(session, request)).await;
+                let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                control.answered(switches || (connects && response.status().is_success()));
+                Ok::<_, Infallible>(response)
+            }
+        });
+        // Each protocol's connection is another type; both are driven alike.
+        macro_rules! drive {
                 ($connection:expr) => {{
                     let mut connection = std::pin::pin!($connection);
                     let ended = tokio::select! {
@@ -240,20 +290,19 @@ impl Inner {
                     }
                 }};
             }
-            if protocol == Protocol::Http2 {
-                let mut builder = http2::Builder::new(TokioExecutor::new());
-                builder.timer(TokioTimer::new()).max_concurrent_streams(max_streams);
-                builder.max_header_list_size(MAX_HEAD as u32).adaptive_window(true);
-                builder.keep_alive_interval(KEEPALIVE);
-                drive!(builder.serve_connection(io, service));
-            } else {
-                let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new()).header_read_timeout(head_timeout);
-                // One line may be the gate's.
-                builder.max_headers(MAX_HEADERS + 1).max_buf_size(2 * MAX_HEAD);
-                builder.preserve_header_case(true).title_case_headers(true);
-                drive!(builder.serve_connection(io, service).with_upgrades());
-            }
-        })
+        if protocol == Protocol::Http2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).max_concurrent_streams(max_streams);
+            builder.max_header_list_size(MAX_HEAD as u32).adaptive_window(true);
+            builder.max_send_buf_size(MAX_STREAM_BUFFER).keep_alive_interval(KEEPALIVE);
+            drive!(builder.serve_connection(io, service));
+        } else {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(head_timeout);
+            // One line may be the gate's.
+            builder.max_headers(MAX_HEADERS + 1).max_buf_size(2 * MAX_HEAD);
+            builder.preserve_header_case(true).title_case_headers(true);
+            drive!(builder.serve_connection(io, service).with_upgrades());
+        }
     }
 }

@@ -16,6 +16,7 @@
 mod access;
 mod auth;
 mod authorize;
+mod budget;
 mod bypass;
 mod conditional;
 mod config;
@@ -24,12 +25,15 @@ mod fault;
 mod first_request;
 mod forward;
 mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gate;
 mod handler;
 mod headers;
 mod listener;
 mod manifest;
 mod metrics;
+mod page;
 mod pipe;
 mod prefixed;
 mod respond;
@@ -52,6 +56,7 @@ use tokio::sync::Semaphore;
 pub use auth::BasicAuth;
 pub use config::{Config, PrivateContent};
 pub use metrics::Metrics;
+pub use page::HOST as PAGE_HOST;
 pub use rules::{Rule, SUFFIXES};
 
 use crate::mitm::{Interceptor, Policy};
@@ -59,6 +64,7 @@ use crate::net::{HttpClient, Upstream};
 use crate::p2p::Tasks;
 use crate::registry::{Mirror, Registry, TokenConfig, Tokens};
 use authorize::Authorizer;
+use budget::Budget;
 use first_request::FirstRequests;
 use handler::Inner;
 use manifest::Manifests;
@@ -97,6 +103,7 @@ impl Proxy {
     pub fn new(config: Config, parts: Parts) -> Self {
         let Parts { http, tasks, policy, interceptor, mirror, upstreams, drain, metrics } = parts;
         let slots = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        let budget = Budget::new(config.in_flight);
         let tokens =
             TokenConfig { per_realm: config.token_requests, reuse: config.verdict_ttl, ..TokenConfig::default() };
         let tokens = Tokens::new(tokens, metrics.tokens.clone());
@@ -116,8 +123,9 @@ impl Proxy {
             challenges,
             interceptor,
             drain,
-            metrics,
+            metrics: Arc::new(metrics),
             slots,
+            budget,
         }))
     }
 

@@ -25,7 +25,7 @@ const HURRY: Duration = Duration::from_secs(2);
 /// Bytes in flight per direction, where they come here.
 const BUFFER: usize = 64 * 1024;
 /// Bytes in flight per direction, where the kernel moves them. As many are asked for at once.
-const KERNEL_BUFFER: usize = 256 * 1024;
+const KERNEL_BUFFER: usize = 1024 * 1024;
 
 /// Carries bytes between the two, each end's close to the other, until both directions are closed. Gives up when nothing
 /// has come from either for `idle` (if there is a limit), or only [`HURRY`] once `draining`. `down` counts what `server`

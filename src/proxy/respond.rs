@@ -25,17 +25,20 @@ use crate::net::{Body, BoxError};
 pub(super) struct Quiet(Duration);
 
 /// Has `record` follow `response` to its end. Where the body fails, `control` (an HTTP/1 connection's) resets it at its end; on
-/// HTTP/2 the library resets the stream.
+/// HTTP/2 the library resets the stream. What it holds counts as `connection`'s.
 pub(super) fn follow(
     response: Response<Body>,
     mut record: Record,
     control: Option<Arc<ConnControl>>,
+    connection: &Arc<ConnControl>,
     idle: Duration,
 ) -> Response<Body> {
     record.answered(response.status());
     response.map(|body| {
         let length = body.size_hint().exact();
-        Counted { body: IdleTimeout::new(body, idle), record, control, length, sent: 0 }.boxed_unsync()
+        let connection = connection.clone();
+        Counted { body: IdleTimeout::new(body, idle), record, control, connection, length, sent: 0, pause: None }
+            .boxed_unsync()
     })
 }
 
@@ -89,9 +92,12 @@ struct Counted {
     body: IdleTimeout<Body>,
     record: Record,
     control: Option<Arc<ConnControl>>,
+    connection: Arc<ConnControl>,
     /// How long the body is, where that is known from the start.
     length: Option<u64>,
     sent: u64,
+    /// How long it waits for room at most.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl http_body::Body for Counted {
@@ -99,10 +105,14 @@ impl http_body::Body for Counted {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        ready!(this.connection.share().poll_room(&mut this.pause, cx));
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                self.connection.share().take(length);
+                let bytes = length as u64;
                 self.sent += bytes;
                 self.record.sent(bytes);
                 if frame.is_trailers() {
@@ -133,8 +143,8 @@ impl http_body::Body for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // A body of known length, and one without any bytes, is not always asked for its end.
-        if self.length == Some(self.sent) || (self.sent == 0 && self.body.is_end_stream()) {
+        // A body that knows its end is not always asked for it.
+        if self.length == Some(self.sent) || self.body.is_end_stream() {
             self.record.ended(End::Complete);
         }
         if let Some(control) = &self.control {
@@ -220,6 +230,7 @@ impl http_body::Body for Upload {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::Budget;
     use super::super::metrics::Metrics;
     use super::*;
     use futures_util::{StreamExt as _, stream};
@@ -228,8 +239,12 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(60);
 
+    fn connection() -> Arc<ConnControl> {
+        ConnControl::new(Budget::new(usize::MAX))
+    }
+
     fn record(metrics: &Metrics) -> Record {
-        Record::begin(metrics, &Method::GET, &"http://a/b?secret".parse().unwrap())
+        Record::begin(&Arc::new(metrics.clone()), &Method::GET, &"http://a/b?secret".parse().unwrap())
     }
 
     fn count(metrics: &Metrics, status: &'static str) -> u64 {
@@ -240,7 +255,7 @@ mod tests {
     async fn every_answer_is_counted_once_when_it_has_ended() {
         let metrics = Metrics::default();
         let body = Full::new(Bytes::from_static(b"hello")).map_err(|never| match never {}).boxed_unsync();
-        let response = follow(Response::new(body), record(&metrics), None, IDLE);
+        let response = follow(Response::new(body), record(&metrics), None, &connection(), IDLE);
         assert_eq!(response.body().size_hint().exact(), Some(5), "its length stays known");
         assert_eq!((count(&metrics, "2xx"), metrics.in_flight.get()), (0, 1));
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
@@ -256,7 +271,8 @@ mod tests {
             Ok(Frame::trailers(http::HeaderMap::new())),
             Err(BoxError::from("nobody asks")),
         ]);
-        let mut body = follow(Response::new(StreamBody::new(frames).boxed_unsync()), record(&metrics), None, IDLE);
+        let mut body =
+            follow(Response::new(StreamBody::new(frames).boxed_unsync()), record(&metrics), None, &connection(), IDLE);
         for _ in 0..2 {
             body.body_mut().frame().await.unwrap().unwrap();
         }
@@ -267,11 +283,11 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_fails_breaks_the_connection_off() {
         let metrics = Metrics::default();
-        let control = ConnControl::new();
+        let control = connection();
         let frames = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err(BoxError::from("gone"))]);
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        let response = follow(response, record(&metrics), Some(control.clone()), IDLE);
+        let response = follow(response, record(&metrics), Some(control.clone()), &control, IDLE);
         assert!(!control.is_broken());
         response.into_body().collect().await.unwrap_err();
         assert!(control.is_broken());

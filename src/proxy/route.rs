@@ -17,6 +17,7 @@ use super::conditional::{has_several_ranges, is_conditional, wish};
 use super::config::{Config, PrivateContent};
 use super::fault::Fault;
 use super::headers::{has_credentials, has_passed, is_no_store, upgrade};
+use super::page;
 use super::rules::{Filter, Rule, has_secret, has_suffix, is_signed};
 use crate::mitm::Policy;
 use crate::net::{Upstream, presents_certificate};
@@ -40,7 +41,7 @@ const MAX_LABEL: usize = 256;
 
 /// What a page that was meant for us is told.
 const HELP: &str = "This is a Damselfly proxy: name it as the HTTP proxy of your tool (curl -x), or as a registry mirror \
-                    (paths under /v2/).";
+                    (paths under /v2/). http://damselfly.local/ through it says more.";
 
 /// How a request came in.
 #[derive(Clone, Debug, Default)]
@@ -136,6 +137,8 @@ pub(super) enum Route {
     Challenge,
     /// A question for a token to ourselves, as [`Route::Challenge`] told; on a mirror port it is for this registry.
     Token(Option<Arc<Registry>>),
+    /// Our own page, for those who ask through us ([`page::HOST`]).
+    Page,
     /// Carried blind.
     Tunnel(Endpoint),
     /// A tunnel that we look into.
@@ -161,9 +164,13 @@ impl Route {
             | Self::Probe(target, _)
             | Self::Blob(target, ..)
             | Self::Manifest(target, _) => Some(target),
-            Self::Reject(_) | Self::Ping | Self::Challenge | Self::Token(_) | Self::Tunnel(_) | Self::Intercept(_) => {
-                None
-            }
+            Self::Reject(_)
+            | Self::Ping
+            | Self::Challenge
+            | Self::Token(_)
+            | Self::Page
+            | Self::Tunnel(_)
+            | Self::Intercept(_) => None,
         }
     }
 }
@@ -173,6 +180,8 @@ impl Route {
 pub(super) enum Label {
     /// Answered by us, with an error.
     Reject,
+    /// Our own page.
+    Page,
     /// Carried blind.
     Tunnel,
     /// Looked into.
@@ -190,6 +199,7 @@ impl Label {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Reject => "reject",
+            Self::Page => "page",
             Self::Tunnel => "tunnel",
             Self::Intercept => "intercept",
             Self::Forward => "forward",
@@ -250,6 +260,9 @@ fn decide(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result<
         return Ok(connect(&parts.uri, routes)?);
     }
     let target = resolve(parts, routes, ingress)?;
+    if page::is_meant(&target.uri) {
+        return Ok(Route::Page);
+    }
     if target.keep_host {
         return Ok(Route::Forward(target, Bypass::Host));
     }
@@ -259,8 +272,9 @@ fn decide(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result<
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Ok(Route::Forward(target, Bypass::Method));
     }
-    let url = target.uri.to_string();
-    let rule = routes.config.rules.iter().find(|rule| rule.regex.is_match(&url));
+    let rules = &routes.config.rules;
+    let url = if rules.is_empty() { String::new() } else { target.uri.to_string() };
+    let rule = rules.iter().find(|rule| rule.regex.is_match(&url));
     let target = match rule {
         Some(rule) => Target { uri: rule.rewrite(&target.uri), ..target },
         None => target,
@@ -513,6 +527,7 @@ mod tests {
             Route::Ping => "ping".into(),
             Route::Challenge => "challenge".into(),
             Route::Token(_) => "token".into(),
+            Route::Page => "page".into(),
             Route::Tunnel(Endpoint { host, port }) => format!("tunnel {host} {port}"),
             Route::Intercept(Endpoint { host, port }) => format!("intercept {host} {port}"),
             Route::Forward(target, bypass) => format!("forward {} {}", bypass.as_str(), target.uri),
@@ -531,6 +546,9 @@ mod tests {
         let credentials = [("authorization", "x")];
         for (method, uri, lines, want) in [
             ("GET", "http://a/b", &[][..], "inspect http://a/b"),
+            ("GET", "http://damselfly.local/ca.pem", &[], "page"),
+            ("POST", "http://Damselfly.Local.:8080/", &[], "page"),
+            ("GET", "http://damselfly.local.example/", &[], "inspect http://damselfly.local.example/"),
             ("GET", "http://u:p@a/b", &[], "forward credentials http://a/b"),
             ("HEAD", "http://a/b.iso", &[], "forward method http://a/b.iso"),
             ("POST", "http://a/b.iso", &[], "forward method http://a/b.iso"),

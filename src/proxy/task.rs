@@ -158,7 +158,7 @@ impl Inner {
                 }
             };
             let wish = wish_of(&parts.headers, validators(&spec.identity));
-            match self.serve_task(&request, spec, wish, None, record).await {
+            match Box::pin(self.serve_task(&request, spec, wish, None, record)).await {
                 Ok(response) => return Ok(response),
                 Err(Fallback::Changed) => note(record, Bypass::TaskFailed),
                 Err(Fallback::Fault(fault)) => return Err(fault),
@@ -189,7 +189,7 @@ impl Inner {
         let mut challenged = 0;
         loop {
             let spec = self.blob_spec(&request, digest, token.clone());
-            match self.serve_task(&request, spec, wish, None, record).await {
+            match Box::pin(self.serve_task(&request, spec, wish, None, record)).await {
                 Ok(response) => return Ok(response),
                 Err(Fallback::Fault(fault)) => return Err(fault),
                 Err(Fallback::Challenged(answer)) => {
@@ -252,7 +252,7 @@ impl Inner {
             }
         };
         let wish = wish_of(&request.parts.headers, validators(&spec.identity));
-        match self.serve_task(request, spec, wish, Some(answer), record).await {
+        match Box::pin(self.serve_task(request, spec, wish, Some(answer), record)).await {
             Ok(response) => Ok(response),
             Err(Fallback::Fault(fault)) => Err(fault),
             Err(fallback) => {

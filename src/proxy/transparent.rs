@@ -101,7 +101,8 @@ fn original_destination(stream: &TcpStream, own: SocketAddr) -> Option<SocketAdd
     let local = stream.local_addr().ok()?;
     let socket = SockRef::from(stream);
     // Only REDIRECT leaves it there; TPROXY gives the connection that very address.
-    let left = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    // A socket for both families has IPv4 addresses in the clothes of IPv6.
+    let left = if local.ip().to_canonical().is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
     let to = left.ok().and_then(|address| address.as_socket()).unwrap_or(local);
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
     (to.port() != own.port() || !(own.ip().is_unspecified() || own.ip() == to.ip())).then_some(to)

@@ -338,7 +338,8 @@ impl Tokens {
             answer.reuse = answer.reusable(with_credentials, self.0.config.reuse);
             if answer.token().is_some() { Ok(answer) } else { Err(TokenError::Answer(answer)) }
         };
-        let answer = self.0.answers.try_get_with(request.key(), ask).await;
+        // Large, and seldom wanted by those who have room for it in them.
+        let answer = Box::pin(self.0.answers.try_get_with(request.key(), ask)).await;
         self.0.metrics.count(match (&answer, asked) {
             (_, false) => "shared",
             (Ok(_), true) => "asked",

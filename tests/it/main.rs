@@ -2,13 +2,16 @@
 //! people use. Each test has a fresh directory and ports of its own; a client that is missing is named as skipped.
 
 mod clients;
+mod dfctl;
 mod dfget;
 mod exact;
 mod faults;
 mod harness;
+mod http2;
 mod https;
 mod lies;
 mod matrix;
+mod memory;
 mod mirror;
 mod origin_itself;
 mod private;

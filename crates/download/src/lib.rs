@@ -32,6 +32,8 @@ mod from_source;
 mod late;
 mod link;
 mod machine;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 mod parents;
 mod pieces;
 mod plan;

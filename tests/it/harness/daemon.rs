@@ -15,6 +15,7 @@ use super::{Answer, Ask, Process, rot, wait_for};
 pub(crate) fn binary(name: &str) -> PathBuf {
     match name {
         "dfdaemon" => env!("CARGO_BIN_EXE_dfdaemon").into(),
+        "dfctl" => env!("CARGO_BIN_EXE_dfctl").into(),
         "dfget" => env!("CARGO_BIN_EXE_dfget").into(),
         _ => scheduler_binary(),
     }

@@ -57,6 +57,12 @@ impl Authority {
         Arc::new(config.expect("the key belongs to the certificate"))
     }
 
+    /// The certificate and the key of a server of these names, in PEM.
+    pub(crate) fn certificate_for(&self, names: &[&str]) -> (String, String) {
+        let (certificate, key) = self.sign(names.iter().map(|&name| name.to_owned()).collect());
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// The certificate and the key of a client, in PEM.
     pub(crate) fn client_certificate(&self) -> (String, String) {
         let (certificate, key) = self.sign(vec!["client.test".into()]);

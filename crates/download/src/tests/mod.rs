@@ -10,28 +10,11 @@ mod turns;
 
 use std::time::Duration;
 
-use damselfly_core::swarm::{Answer, Offer, Report, SourceWish};
-use damselfly_core::{Blake3, ByteRange, Geometry, Moment, PeerId, PieceDigest, PieceNumber, PieceSet, RangeWish};
+use damselfly_core::swarm::{Answer, Report, SourceWish};
+use damselfly_core::{Blake3, ByteRange, Moment, PeerId, PieceDigest, PieceNumber, PieceSet, RangeWish};
 
+use super::model::{PIECE, digest, geometry, offer, peer, setup};
 use super::{Action, Config, Download, End, Event, Failure, ReaderId, Setup};
-
-const PIECE: u64 = 100;
-
-fn geometry(pieces: u64) -> Geometry {
-    Geometry::new(pieces * PIECE, PIECE).unwrap()
-}
-
-fn digest(piece: u32) -> PieceDigest {
-    PieceDigest::of(&piece.to_be_bytes())
-}
-
-fn peer(name: &str) -> PeerId {
-    PeerId::from(name)
-}
-
-fn offer(name: &str) -> Offer {
-    Offer { peer: peer(name), host: name.into(), rpc: ([127, 0, 0, 1], 1).into() }
-}
 
 fn fetch(parent: &str, piece: u32) -> Action {
     Action::Fetch { parent: peer(parent), piece: PieceNumber(piece), proof: None }
@@ -45,19 +28,6 @@ fn read(first: u64, end: u64) -> Action {
 struct Bench {
     download: Download,
     now: Moment,
-}
-
-fn setup(pieces: Option<u64>) -> Setup {
-    Setup {
-        // What is done for a reader that waits for one piece has tests of its own.
-        config: Config { jitter: Duration::ZERO, late: Duration::from_secs(100_000), ..Config::default() },
-        geometry: pieces.map(geometry),
-        have: PieceSet::empty(0),
-        source: SourceWish::Allowed,
-        source_under_way: false,
-        scheduler: true,
-        seed: 1,
-    }
 }
 
 impl Bench {

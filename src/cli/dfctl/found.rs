@@ -1,0 +1,101 @@
+//! Where this host's daemon is, and the certificate of its authority.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::config::default_data_dir;
+use crate::mitm::Certificate;
+use crate::proxy::PAGE_HOST;
+
+/// Where a daemon of the system has its data.
+const SYSTEM_DATA_DIR: &str = "/var/lib/damselfly";
+const DEFAULT_PROXY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4001);
+/// How long the daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest answer that is read.
+const MAX_ANSWER: u64 = 256 * 1024;
+
+/// The daemon that is asked.
+pub(super) struct Daemon {
+    /// Where its data may be, in the order of looking.
+    data_dirs: Vec<PathBuf>,
+    proxy: Option<SocketAddr>,
+}
+
+impl Daemon {
+    pub(super) fn new(data_dir: Option<PathBuf>, proxy: Option<SocketAddr>) -> Self {
+        let mut data_dirs: Vec<PathBuf> =
+            data_dir.map_or_else(|| vec![default_data_dir(), PathBuf::from(SYSTEM_DATA_DIR)], |dir| vec![dir]);
+        data_dirs.dedup();
+        Self { data_dirs, proxy }
+    }
+
+    /// Its own directory, for what is written.
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dirs[0]
+    }
+
+    /// Where its proxy listens, as far as anybody says.
+    pub(super) fn proxy(&self) -> SocketAddr {
+        let written = |dir: &PathBuf| {
+            let text = std::fs::read_to_string(dir.join("addresses.json")).ok()?;
+            let all: serde_json::Value = serde_json::from_str(&text).ok()?;
+            all["proxy"].as_str()?.parse().ok()
+        };
+        let mut at = self.proxy.or_else(|| self.data_dirs.iter().find_map(written)).unwrap_or(DEFAULT_PROXY);
+        if at.ip().is_unspecified() {
+            at.set_ip(if at.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+        }
+        at
+    }
+
+    /// The certificate that clients have to trust: of this file, or the running daemon's, or the one in its directory.
+    pub(super) fn certificate(&self, file: Option<&Path>) -> anyhow::Result<(Certificate, String)> {
+        if let Some(file) = file {
+            return read(file);
+        }
+        let asked = match self.ask("/ca.pem") {
+            Ok(pem) => {
+                let from = format!("the daemon at {}", self.proxy());
+                let certificate = Certificate::of_pem(&pem).map_err(|why| anyhow::anyhow!("{from}: {why}"))?;
+                return Ok((certificate, from));
+            }
+            Err(error) => error,
+        };
+        match self.data_dirs.iter().map(|dir| dir.join("ca.pem")).find(|file| file.exists()) {
+            Some(file) => read(&file),
+            None => Err(asked.context(format!(
+                "there is no certificate: {} has none, and no daemon gives one; name it with --cert FILE",
+                self.data_dir().display()
+            ))),
+        }
+    }
+
+    /// What the daemon's own page says at `path`.
+    fn ask(&self, path: &str) -> anyhow::Result<String> {
+        let at = self.proxy();
+        let mut stream =
+            TcpStream::connect_timeout(&at, PATIENCE).with_context(|| format!("no daemon listens at {at}"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let request =
+            format!("GET http://{PAGE_HOST}{path} HTTP/1.1\r\nHost: {PAGE_HOST}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.take(MAX_ANSWER).read_to_string(&mut answer).with_context(|| format!("asking the daemon at {at}"))?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        if !head.starts_with("HTTP/1.1 200") {
+            bail!("{at} answered {:?} for its certificate", head.lines().next().unwrap_or_default());
+        }
+        Ok(body.to_owned())
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<(Certificate, String)> {
+    let pem = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let certificate = Certificate::of_pem(&pem).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))?;
+    Ok((certificate, file.display().to_string()))
+}
