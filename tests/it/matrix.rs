@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::harness::{
-    Access, Addresses, Asked, Authority, Containerd, Containers, Copying, Curl, Daemon, Docker, Fleet, HostView, Image,
-    MIB, Pull, Runtime, SECRET, Seen, TestRegistry, Way,
+    Access, Addresses, Asked, Authority, Containerd, Containers, Curl, Daemon, Docker, Fleet, HostView, Image, MIB,
+    Pull, Runtime, SECRET, Seen, TestRegistry, Way,
 };
 
 const USER: &str = "alice";
@@ -29,6 +29,16 @@ const PROGRAMS: [(&str, &[Way]); 6] = [
     ("ctr", &[Way::Mirror, Way::Proxy]),
     ("docker", &[Way::Mirror, Way::Port, Way::Proxy]),
 ];
+
+/// The ways in which a program can be made to push through us.
+fn ways_to_push(name: &str) -> &'static [Way] {
+    match name {
+        "curl" => &[],
+        // When it pushes, containerd 1.6 does not say which registry it means.
+        "ctr" => &[Way::Port, Way::Proxy],
+        _ => PROGRAMS.iter().find(|(own, _)| *own == name).map_or(&[], |(_, ways)| ways),
+    }
+}
 
 /// A way, as the table calls it.
 fn called(way: Way) -> &'static str {
@@ -195,8 +205,8 @@ fn complaint(cell: &Cell) -> Option<String> {
     if around_us > 0 {
         return Some(format!("{around_us} connections went around us"));
     }
-    // containerd takes two for each pull of a private image, after a try without a password.
-    (tokens > 8).then(|| format!("{tokens} requests for tokens"))
+    // One for each host; containerd begins without a password, so that we ask for a token for anybody first.
+    (tokens > 4).then(|| format!("{tokens} requests for tokens"))
 }
 
 /// A cell of the table: images sent, and requests for tokens.
@@ -289,23 +299,66 @@ fn docker_pulls_through_its_registry_mirror() {
     }
 }
 
-#[test]
-fn skopeo_pushes_through_the_mirror_to_every_kind_of_registry() {
-    let (Some(registries), Some(skopeo)) = (Registries::start(), Containers::find("skopeo")) else { return };
+/// Every kind of registry in every way: what is pushed is there, and went through us.
+fn push_everything(name: &'static str) {
+    let (Some(registries), Some(mut runtime)) = (Registries::start(), find(name)) else { return };
     let (_fleet, hosts) = registries.fleet();
-    for kind in &registries.kinds {
-        let image = Image::new(MIB, 870);
-        kind.registry.publish(&image, "team/app", "1");
-        let by_path = format!("{}/{}", hosts[0].proxy, kind.registry.authority());
-        let by_port = hosts[0].mirrors[&kind.letter].to_string();
-        for (mirror, name) in [(by_path, "team/by-path"), (by_port, "team/by-port")] {
-            let (from, to) = ("team/app:1", format!("{name}:1"));
-            let done = skopeo.copy(&Copying { mirror: &mirror, from, to: &to, user: (USER, SECRET) });
-            assert_eq!(done, Ok(()), "{name}, {}", kind.letter);
-            assert_eq!(kind.registry.manifest(name, "1"), Some(image.manifest.clone()), "{name}, {}", kind.letter);
+    let mut wrong = Vec::new();
+    for &way in ways_to_push(name) {
+        let mut cells = Vec::new();
+        for kind in &registries.kinds {
+            let image = Image::new(MIB, 870);
+            kind.registry.publish(&image, "team/app", "1");
+            let strangers = kind.registry.broken_handshakes();
+            let host = &hosts[0];
+            let pull = Pull {
+                way,
+                host,
+                mirror: host.mirrors.get(&kind.letter).copied(),
+                registry: kind.registry.authority(),
+                registry_ca: &registries.home.path().join("registry-ca.pem"),
+                repository: "team/app",
+                tag: "1",
+                user: Some((USER, SECRET)),
+                image: &image,
+            };
+            let to = format!("team/{}", called(way).replace(' ', "-"));
+            let done = runtime.push(&pull, &format!("{to}:2"));
+            let around_us = kind.registry.broken_handshakes() - strangers;
+            let there = kind.registry.has_image(&to, "2", &image.config);
+            if done != Ok(()) || around_us > 0 || !there {
+                wrong.push(format!("{name}, {}, {}: {done:?}, around us: {around_us}", called(way), kind.letter));
+            }
+            cells.push(if there { "pushed".to_owned() } else { "fails".to_owned() });
         }
-        assert_eq!(kind.registry.broken_handshakes(), 0, "{}", kind.letter);
+        write_row(&[name, "push", called(way)], &cells);
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn skopeo_pushes_to_every_kind_of_registry() {
+    push_everything("skopeo");
+}
+
+#[test]
+fn podman_pushes_to_every_kind_of_registry() {
+    push_everything("podman");
+}
+
+#[test]
+fn buildah_pushes_to_every_kind_of_registry() {
+    push_everything("buildah");
+}
+
+#[test]
+fn containerd_pushes_to_every_kind_of_registry() {
+    push_everything("ctr");
+}
+
+#[test]
+fn docker_pushes_to_every_kind_of_registry() {
+    push_everything("docker");
 }
 
 /// A request of a client, for a reader.
@@ -367,6 +420,11 @@ fn the_documented_table_has_the_rows_of_the_tests() {
     let mut wanted = Vec::new();
     for (name, ways) in PROGRAMS {
         wanted.extend(ways.iter().map(|&way| (format!("| {name} | {} |", called(way)), KINDS.len())));
+    }
+    for (name, _) in PROGRAMS {
+        wanted.extend(
+            ways_to_push(name).iter().map(|&way| (format!("| {name} | push | {} |", called(way)), KINDS.len())),
+        );
     }
     for (name, _) in PROGRAMS {
         wanted.extend(['a', 'd'].map(|letter| (format!("| {name} | asks of | {letter} |"), 1)));
