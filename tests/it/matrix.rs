@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::harness::{
-    Access, Addresses, Asked, Authority, Containerd, Containers, Curl, Daemon, Docker, Fleet, HostView, Image, MIB,
-    Pull, Runtime, SECRET, Seen, TestRegistry, Way,
+    Access, Addresses, Asked, Authority, Containerd, Containers, Cri, Curl, Daemon, Docker, Fleet, HostView, Image,
+    MIB, Pull, Runtime, SECRET, Seen, TestRegistry, Way,
 };
 
 const USER: &str = "alice";
@@ -21,19 +21,20 @@ const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/clients.md");
 const KINDS: [char; 7] = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
 
 /// The programs, with the ways that each of them can be pointed at us.
-const PROGRAMS: [(&str, &[Way]); 6] = [
+const PROGRAMS: [(&str, &[Way]); 7] = [
     ("curl", &[Way::Mirror, Way::Proxy]),
     ("skopeo", &[Way::Mirror, Way::Port, Way::Proxy]),
     ("podman", &[Way::Mirror, Way::Port, Way::Proxy]),
     ("buildah", &[Way::Mirror, Way::Proxy]),
     ("ctr", &[Way::Mirror, Way::Proxy]),
+    ("CRI", &[Way::Mirror, Way::Port]),
     ("docker", &[Way::Mirror, Way::Port, Way::Proxy]),
 ];
 
 /// The ways in which a program can be made to push through us.
 fn ways_to_push(name: &str) -> &'static [Way] {
     match name {
-        "curl" => &[],
+        "curl" | "CRI" => &[],
         // When it pushes, containerd 1.6 does not say which registry it means.
         "ctr" => &[Way::Port, Way::Proxy],
         _ => PROGRAMS.iter().find(|(own, _)| *own == name).map_or(&[], |(_, ways)| ways),
@@ -53,6 +54,7 @@ fn called(way: Way) -> &'static str {
 fn find(name: &'static str) -> Option<Box<dyn Runtime>> {
     match name {
         "curl" => Curl::find().map(|found| Box::new(found) as Box<dyn Runtime>),
+        "CRI" => Cri::start().map(|found| Box::new(found) as Box<dyn Runtime>),
         "ctr" => Containerd::start().map(|found| Box::new(found) as Box<dyn Runtime>),
         "docker" => Docker::find().map(|found| Box::new(found) as Box<dyn Runtime>),
         _ => Containers::find(name).map(|found| Box::new(found) as Box<dyn Runtime>),
@@ -271,6 +273,12 @@ fn containerd_pulls_from_every_kind_of_registry() {
     pull_everything("ctr");
 }
 
+/// The plugin of containerd that kubelets talk to.
+#[test]
+fn cri_pulls_from_every_kind_of_registry() {
+    pull_everything("CRI");
+}
+
 #[test]
 fn docker_pulls_from_every_kind_of_registry() {
     pull_everything("docker");
@@ -380,7 +388,7 @@ fn in_a_line(seen: &Seen) -> String {
 fn real_clients_pull_from_the_registries_themselves() {
     let Some(registries) = Registries::start() else { return };
     let nobody = HostView::nobody();
-    for (number, (name, _)) in PROGRAMS.into_iter().enumerate() {
+    for (number, (name, _)) in PROGRAMS.into_iter().filter(|(name, _)| *name != "CRI").enumerate() {
         let Some(mut runtime) = find(name) else { continue };
         for kind in registries.kinds.iter().filter(|kind| kind.letter != 'g') {
             let what = What { repository: format!("team/{name}"), image: Image::new(LAYER, 890 + number as u64) };
@@ -426,7 +434,7 @@ fn the_documented_table_has_the_rows_of_the_tests() {
             ways_to_push(name).iter().map(|&way| (format!("| {name} | push | {} |", called(way)), KINDS.len())),
         );
     }
-    for (name, _) in PROGRAMS {
+    for (name, _) in PROGRAMS.into_iter().filter(|(name, _)| *name != "CRI") {
         wanted.extend(['a', 'd'].map(|letter| (format!("| {name} | asks of | {letter} |"), 1)));
     }
     let is_row = |line: &&str| wanted.iter().any(|(begin, _)| line.starts_with(begin.as_str()));

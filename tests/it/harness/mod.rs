@@ -44,7 +44,7 @@ pub(crate) use process::Process;
 pub(crate) use raw::{RawOrigin, Reply, connect, exchange, read_head};
 pub(crate) use registry::Registry;
 pub(crate) use rpc_tap::RpcTap;
-pub(crate) use runtimes::{Containerd, Containers, Curl, Docker, HostView, Pull, Runtime, Way};
+pub(crate) use runtimes::{Containerd, Containers, Cri, Curl, Docker, HostView, Pull, Runtime, Way};
 pub(crate) use tap::Tap;
 pub(crate) use tls::Authority;
 pub(crate) use tools::{Done, Tool, curl, run, skipped};

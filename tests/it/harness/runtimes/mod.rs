@@ -2,6 +2,7 @@
 
 mod containerd;
 mod containers;
+mod cri;
 mod curl;
 mod docker;
 
@@ -12,6 +13,7 @@ use std::process::Command;
 
 pub(crate) use containerd::Containerd;
 pub(crate) use containers::Containers;
+pub(crate) use cri::Cri;
 pub(crate) use curl::Curl;
 pub(crate) use docker::Docker;
 
