@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use damselfly_core::Audience;
 use damselfly_runtime::admin::{self, Admin, Readiness};
 use damselfly_runtime::drain::Drained;
 use damselfly_runtime::{AddressesFile, Drain, Signals};
@@ -31,6 +32,7 @@ use self::bound::Bound;
 use crate::config::{Config, Loaded};
 use crate::net::HttpClient;
 use crate::p2p::transport::{self, DataServer};
+use crate::proxy::PrivateContent;
 use crate::rpc;
 use crate::storage::Storage;
 
@@ -124,10 +126,16 @@ async fn open_storage(config: &Config, registry: &mut Registry) -> anyhow::Resul
     let dir = config.data_dir.clone();
     std::fs::create_dir_all(&dir).with_context(|| format!("making the data directory {}", dir.display()))?;
     let (settings, keep) = (config.storage.clone(), config.keep);
+    let shares_private = config.proxy.private_content == PrivateContent::Share;
     let opened = tokio::task::spawn_blocking(move || {
         let storage = Storage::open(settings)?;
+        let stored = storage.list().into_iter();
         if !keep {
-            storage.list().iter().for_each(|task| storage.remove(&task.id));
+            stored.for_each(|task| storage.remove(&task.id));
+        } else if !shares_private {
+            // What an earlier process was allowed to share this one is not.
+            let private = stored.filter(|task| task.audience == Audience::Private);
+            private.filter_map(|task| storage.peek(&task.id)).for_each(|task| task.set_audience(Audience::Host));
         }
         anyhow::Ok(storage)
     });

@@ -86,8 +86,8 @@ pub fn messages(bytes: &[u8]) {
             let _ = convert::pieces_wanted_from_wire(&request);
         }),
         2 => with(bytes, |request: ours::AnnounceHoldingsRequest| {
-            let Ok((host, holdings)) = convert::holdings_from_wire(request) else { return };
-            for part in convert::holdings_to_wire(&host, &holdings) {
+            let Ok(holdings) = convert::holdings_from_wire(request) else { return };
+            for part in convert::holdings_to_wire(&holdings) {
                 assert!(convert::holdings_from_wire(part).is_ok(), "what is read can be said");
             }
         }),

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     fn target(uri: &str) -> Target {
-        Target { uri: uri.parse().unwrap(), mirror: None, keep_host: false }
+        Target::new(uri.parse().unwrap(), None)
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http::header::Entry;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, response};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
@@ -96,14 +97,34 @@ fn lead_back(headers: &mut HeaderMap, naming: &Naming, from: &Uri) {
     if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
         headers.insert(header::LOCATION, location);
     }
-    // `<URL>; rel="next"`, the rest of a list.
-    let link = headers.get(header::LINK).and_then(|value| {
-        let (url, rest) = value.to_str().ok()?.trim_start().strip_prefix('<')?.split_once('>')?;
-        HeaderValue::try_from(format!("<{}>{rest}", led(url)?)).ok()
-    });
-    if let Some(link) = link {
-        headers.insert(header::LINK, link);
+    // The rest of a list, and what refers to a manifest.
+    if let Entry::Occupied(mut links) = headers.entry(header::LINK) {
+        for link in links.iter_mut() {
+            let new = link.to_str().ok().and_then(|link| HeaderValue::try_from(lead_links(link, led)).ok());
+            *link = new.unwrap_or_else(|| link.clone());
+        }
     }
+}
+
+/// A `Link` field, `<URL>; rel="next", <URL>; …` (RFC 8288), with other URLs where `led` knows them.
+fn lead_links(links: &str, led: impl Fn(&str) -> Option<String>) -> String {
+    let mut out = String::with_capacity(links.len());
+    let mut rest = links;
+    while let Some((before, (url, after))) =
+        rest.split_once('<').and_then(|(before, link)| Some((before, link.split_once('>')?)))
+    {
+        out += &format!("{before}<{}>", led(url).as_deref().unwrap_or(url));
+        // Its parameters end at a comma that is not quoted.
+        let mut quoted = false;
+        let end = after.find(|c| {
+            quoted ^= c == '"';
+            c == ',' && !quoted
+        });
+        let (parameters, next) = after.split_at(end.unwrap_or(after.len()));
+        out += parameters;
+        rest = next;
+    }
+    out + rest
 }
 
 /// What comes back from [`Inner::exchange`].
@@ -256,7 +277,7 @@ mod tests {
     }
 
     fn target(uri: &str, keep_host: bool) -> Target {
-        Target { uri: uri.parse().unwrap(), mirror: None, keep_host }
+        Target { keep_host, ..Target::new(uri.parse().unwrap(), None) }
     }
 
     #[test]
@@ -292,6 +313,29 @@ mod tests {
             let headers = outbound(&sent, &target("http://a/", false), "me");
             assert_eq!(headers.get("max-forwards").map(|hops| hops.to_str().unwrap()), left, "{method} {given}");
         }
+    }
+
+    #[test]
+    fn all_links_lead_back() {
+        let mut headers = HeaderMap::new();
+        for line in [
+            r#"</v2/a/tags/list?n=1&last=b>; rel="next", <https://r/v2/a/tags/list>; title="x, <y>"; rel=first"#,
+            "<//other/v2/a>",
+            "no link, </v2/b>",
+            "</v2/open",
+        ] {
+            headers.append("link", line.parse().unwrap());
+        }
+        lead_back(&mut headers, &Naming::Path("r".into()), &"https://r/v2/a/tags/list?n=1".parse().unwrap());
+        assert_eq!(
+            headers.get_all("link").iter().collect::<Vec<_>>(),
+            [
+                r#"</v2/r/a/tags/list?n=1&last=b>; rel="next", </v2/r/a/tags/list>; title="x, <y>"; rel=first"#,
+                "<https://other/v2/a>",
+                "no link, </v2/r/b>",
+                "</v2/open",
+            ]
+        );
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::metrics::Metrics;
 use super::page;
 use super::respond::follow;
 use super::route::{Label, Route, Routes, Target, classify};
+use super::token::SendsHere;
 use crate::mitm::Interceptor;
 use crate::net::{Body, ClientConnection, HttpClient, empty_body};
 use crate::p2p::Tasks;
@@ -119,6 +120,24 @@ impl Inner {
             }
             route => route,
         };
+        let sends_here = route.target().and_then(|target| SendsHere::find(&parts, target, &session.ingress));
+        let answer = self.take(route, parts, body, upgraded, session, record).await;
+        match (answer, sends_here) {
+            (Ok(answer), Some(sends_here)) => Ok(self.send_here(answer, &sends_here).await),
+            (answer, _) => answer,
+        }
+    }
+
+    /// Takes a request the way that was found for it.
+    async fn take(
+        self: &Arc<Self>,
+        route: Route,
+        parts: http::request::Parts,
+        body: Incoming,
+        upgraded: OnUpgrade,
+        session: &Arc<Session>,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Fault> {
         if let Some(target) = route.target() {
             note(record, target);
             if self.tokens.is_question(&parts.method, &target.uri, &parts.headers) {
@@ -129,7 +148,7 @@ impl Inner {
             Route::Reject(fault) => Err(fault),
             Route::Ping => Ok(pong(record)),
             Route::Challenge => self.challenge(&parts),
-            Route::Token(registry) => self.give_token(&parts, registry.as_deref()).await,
+            Route::Token(registry) => self.give_token(&parts, body, registry.as_deref()).await,
             Route::Page => {
                 if let Some(record) = record {
                     record.route(Label::Page);

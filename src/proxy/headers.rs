@@ -18,6 +18,21 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+/// Headers that nearly every request has, and that are no credentials: nothing has to be searched in their names.
+const ORDINARY: [HeaderName; 12] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::CACHE_CONTROL,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::RANGE,
+    header::TE,
+    header::USER_AGENT,
+    header::VIA,
+];
 /// What in a request header's name betrays that its value is a credential of some kind.
 const SECRET_NAMES: [&str; 17] = [
     "authorization",
@@ -161,8 +176,13 @@ pub(super) fn is_secret(name: &HeaderName) -> bool {
 
 /// Whether a request header of this name carries what only its sender may know.
 pub(super) fn is_credential(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name != "proxy-authorization" && SECRET_NAMES.iter().any(|secret| name.contains(secret))
+    if *name == header::AUTHORIZATION || *name == header::COOKIE {
+        return true;
+    }
+    if *name == header::PROXY_AUTHORIZATION || ORDINARY.contains(name) {
+        return false;
+    }
+    SECRET_NAMES.iter().any(|secret| name.as_str().contains(secret))
 }
 
 /// Whether a request forbids that its answer is stored.

@@ -24,7 +24,6 @@ use super::config::PrivateContent;
 use super::fault::Fault;
 use super::forward::outbound;
 use super::handler::Inner;
-use super::headers::has_credentials;
 use super::route::Target;
 use super::token::is_remote;
 use crate::backend::may_be_stored;
@@ -192,7 +191,7 @@ impl Inner {
                 return Err(Missed::Fault(Fault::upstream(StatusCode::BAD_GATEWAY, sentence)));
             }
         };
-        let public = !has_credentials(&parts.headers) && !self.routes.has_certificate(&target.uri);
+        let public = !target.with_credentials && !self.routes.has_certificate(&target.uri);
         let kept = Kept {
             status: head.status,
             version: head.version,

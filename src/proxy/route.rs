@@ -86,9 +86,23 @@ pub(super) struct Target {
     /// Whether the client, speaking to the origin itself, named another `Host` than the URL's: it is passed on, and
     /// the answer is that host's and no task.
     pub keep_host: bool,
+    /// Whether the request carries what only its sender may know.
+    pub with_credentials: bool,
+    /// The repository of a registry that a GET or HEAD is about, as the registry knows it.
+    pub repository: Option<Box<str>>,
 }
 
 impl Target {
+    /// A URL, and how the client named its registry, if it takes us for one. What a request says besides is not known.
+    pub(super) fn new(uri: Uri, mirror: Option<Naming>) -> Self {
+        Self { uri, mirror, keep_host: false, with_credentials: false, repository: None }
+    }
+
+    /// Whether its sender has nothing to show, and takes us for the registry: then we may show what anybody may have.
+    pub(super) const fn serves_anybody(&self) -> bool {
+        self.mirror.is_some() && !self.with_credentials
+    }
+
     /// Whether a `Host` names the URL's place.
     pub(super) fn is_named(&self, host: &HeaderValue) -> bool {
         let Some(named) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
@@ -135,7 +149,8 @@ pub(super) enum Route {
     Ping,
     /// Likewise, and it has no token yet: it is told where it gets one for every registry.
     Challenge,
-    /// A question for a token to ourselves, as [`Route::Challenge`] told; on a mirror port it is for this registry.
+    /// A question for a token to ourselves, as [`Route::Challenge`] told; on a mirror port, and where the challenge named
+    /// it, it is for this registry.
     Token(Option<Arc<Registry>>),
     /// Our own page, for those who ask through us ([`page::HOST`]).
     Page,
@@ -259,10 +274,11 @@ fn decide(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result<
     if parts.method == Method::CONNECT {
         return Ok(connect(&parts.uri, routes)?);
     }
-    let target = resolve(parts, routes, ingress)?;
+    let mut target = resolve(parts, routes, ingress)?;
     if page::is_meant(&target.uri) {
         return Ok(Route::Page);
     }
+    target.with_credentials = has_credentials(&parts.headers);
     if target.keep_host {
         return Ok(Route::Forward(target, Bypass::Host));
     }
@@ -272,33 +288,56 @@ fn decide(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result<
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         return Ok(Route::Forward(target, Bypass::Method));
     }
-    let rules = &routes.config.rules;
-    let url = if rules.is_empty() { String::new() } else { target.uri.to_string() };
-    let rule = rules.iter().find(|rule| rule.regex.is_match(&url));
-    let target = match rule {
-        Some(rule) => Target { uri: rule.rewrite(&target.uri), ..target },
-        None => target,
-    };
+    let rule = rule(&target.uri, &routes.config.rules);
+    if let Some(rule) = rule {
+        target.uri = rule.rewrite(&target.uri);
+    }
+    let named = Named::by(&mut target);
     if let Some(bypass) = never_shared(parts) {
         return Ok(Route::Forward(target, bypass));
     }
-    if let Some(digest) = manifest(parts, &target) {
+    if let Some(Named::Manifest(digest)) = named
+        && !is_conditional(&parts.headers)
+        && !parts.headers.contains_key(header::RANGE)
+    {
         return Ok(Route::Manifest(target, digest));
     }
     if parts.method != Method::GET {
         return Ok(Route::Forward(target, Bypass::Method));
     }
     let options = options(&parts.headers, rule, &routes.config)?;
-    Ok(recognise(parts, target, options, rule.is_some(), routes))
+    Ok(recognise(parts, target, named, options, rule.is_some(), routes))
 }
 
-/// Whether a request is for a manifest, and for which if its name says so.
-fn manifest(parts: &request::Parts, target: &Target) -> Option<Option<Digest>> {
-    let plain = !is_conditional(&parts.headers) && !parts.headers.contains_key(header::RANGE);
-    match Resource::parse(target.uri.path()).filter(|_| plain)? {
-        Resource::Tagged { .. } => Some(None),
-        Resource::Manifest { digest, .. } => Some(digest.parse().ok()),
-        _ => None,
+/// The operator's rule for a URL.
+fn rule<'a>(uri: &Uri, rules: &'a [Rule]) -> Option<&'a Rule> {
+    if rules.is_empty() {
+        return None;
+    }
+    let url = uri.to_string();
+    rules.iter().find(|rule| rule.regex.is_match(&url))
+}
+
+/// What of a registry's repository a URL names. To parse it is dear, so it is done once for each request.
+#[derive(Clone, Copy)]
+enum Named {
+    Blob(Digest),
+    /// By its digest, or by a tag.
+    Manifest(Option<Digest>),
+}
+
+impl Named {
+    /// What the target's path names; notes the repository in the target.
+    fn by(target: &mut Target) -> Option<Self> {
+        let resource = Resource::parse(target.uri.path())?;
+        let named = match resource {
+            Resource::Blob { digest, .. } => digest.parse().ok().map(Self::Blob),
+            Resource::Tagged { .. } => Some(Self::Manifest(None)),
+            Resource::Manifest { digest, .. } => Some(Self::Manifest(digest.parse().ok())),
+            Resource::Ping | Resource::Other { .. } => None,
+        };
+        target.repository = resource.repository().map(Into::into);
+        named
     }
 }
 
@@ -306,6 +345,7 @@ fn manifest(parts: &request::Parts, target: &Target) -> Option<Option<Digest>> {
 fn recognise(
     parts: &request::Parts,
     target: Target,
+    named: Option<Named>,
     options: DownloadOptions,
     by_rule: bool,
     routes: &Routes,
@@ -321,12 +361,9 @@ fn recognise(
     if has_several_ranges(&parts.headers) {
         return Route::Forward(target, Bypass::RangeForm);
     }
-    let with_credentials = has_credentials(&parts.headers);
-    let passed_through =
-        (with_credentials || routes.has_certificate(&target.uri)) && config.private_content == PrivateContent::Off;
-    if let Some(Resource::Blob { digest, .. }) = Resource::parse(target.uri.path())
-        && let Ok(digest) = digest.parse()
-    {
+    let passed_through = config.private_content == PrivateContent::Off
+        && (target.with_credentials || routes.has_certificate(&target.uri));
+    if let Some(Named::Blob(digest)) = named {
         // Whether the client's copy is still good is the origin's to say, and who may read what it signs for some.
         return match () {
             () if is_conditional(&parts.headers) => Route::Forward(target, Bypass::Conditional),
@@ -336,7 +373,7 @@ fn recognise(
         };
     }
     // Where a rule names the URL, the caller's own probe is the question whether it may have the content.
-    if with_credentials && !by_rule {
+    if target.with_credentials && !by_rule {
         return Route::Forward(target, Bypass::Credentials);
     }
     if passed_through {
@@ -393,7 +430,7 @@ fn resolve(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     if let Some((scheme, authority)) = &ingress.through {
         let uri = absolute(scheme.clone(), authority.clone(), target)?;
-        let mut target = Target { uri, mirror: None, keep_host: false };
+        let mut target = Target::new(uri, None);
         target.keep_host = named_host(parts).is_some_and(|host| !target.is_named(&host));
         return Ok(target);
     }
@@ -405,7 +442,7 @@ fn resolve(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result
         return Err(Fault::client(StatusCode::BAD_REQUEST, "This proxy speaks http and https only.").into());
     }
     let uri = absolute(scheme.clone(), without_user(authority)?, target)?;
-    Ok(Target { uri, mirror: None, keep_host: false })
+    Ok(Target::new(uri, None))
 }
 
 /// What a request that is addressed to ourselves means.
@@ -413,7 +450,7 @@ fn mirrored(parts: &request::Parts, mirror: &Mirror, ingress: &Ingress) -> Resul
     let path = parts.uri.path();
     let has_credentials = parts.headers.contains_key(header::AUTHORIZATION);
     let resolved = match &ingress.registry {
-        Some(registry) if is_our_token_question(&parts.uri) => {
+        Some(registry) if is_our_token_question(&parts.uri, registry) => {
             return Err(Refusal::Ours(Box::new(Route::Token(Some(Arc::clone(registry))))));
         }
         // Clients speak to us without TLS, or do not verify it, and do the same where a challenge sends them: a password
@@ -421,12 +458,16 @@ fn mirrored(parts: &request::Parts, mirror: &Mirror, ingress: &Ingress) -> Resul
         Some(_) if registry::is_ping(path) && !has_credentials => Err(MirrorError::Ping),
         // The whole port is the registry's, what is not below /v2 too: it may redirect to it.
         Some(registry) => registry.mirrored(path, parts.uri.query().map(str::to_owned)),
-        None if path == TOKEN_PATH => return Err(Refusal::Ours(Box::new(Route::Token(None)))),
+        None if path == TOKEN_PATH => {
+            let registry = mirror.by_namespace(parts.uri.query());
+            let registry = registry.map_err(|error| Fault::client(StatusCode::BAD_REQUEST, error.to_string()))?;
+            return Err(Refusal::Ours(Box::new(Route::Token(registry.map(Arc::new)))));
+        }
         None if !registry::is_registry_path(path) => return Err(Fault::client(StatusCode::NOT_FOUND, HELP).into()),
         None => mirror.resolve(&parts.uri, &parts.headers),
     };
     match resolved {
-        Ok(Mirrored { uri, naming }) => Ok(Target { uri, mirror: Some(naming), keep_host: false }),
+        Ok(Mirrored { uri, naming }) => Ok(Target::new(uri, Some(naming))),
         Err(MirrorError::Ping) if has_credentials => Err(Refusal::Ours(Box::new(Route::Ping))),
         Err(MirrorError::Ping) => Err(Refusal::Ours(Box::new(Route::Challenge))),
         Err(error) => Err(Fault::client(StatusCode::BAD_REQUEST, error.to_string()).into()),
@@ -434,10 +475,15 @@ fn mirrored(parts: &request::Parts, mirror: &Mirror, ingress: &Ingress) -> Resul
 }
 
 /// Whether a question for a token follows our own challenge: a registry may have something at this path too.
-fn is_our_token_question(uri: &Uri) -> bool {
+fn is_our_token_question(uri: &Uri, registry: &Registry) -> bool {
     let query = uri.query().unwrap_or_default();
     let mut fields = form_urlencoded::parse(query.as_bytes());
-    uri.path() == TOKEN_PATH && fields.any(|(name, value)| name == "service" && value == SERVICE)
+    uri.path() == TOKEN_PATH
+        && fields.any(|(name, value)| match &*name {
+            "service" => value == SERVICE,
+            "ns" => value.eq_ignore_ascii_case(registry.authority()),
+            _ => false,
+        })
 }
 
 fn absolute(scheme: Scheme, authority: Authority, target: PathAndQuery) -> Result<Uri, Fault> {
@@ -608,6 +654,8 @@ mod tests {
             ("GET", "/v2/", &[], "challenge"),
             ("GET", "/v2/", &credentials, "ping"),
             ("GET", "/token?scope=x", &[], "token"),
+            ("POST", "/token?ns=r", &[], "token"),
+            ("GET", "/token?ns=http://r", &[], "reject 400"),
             ("GET", "/", &[], "reject 404"),
             ("GET", "ftp://a/b", &[], "reject 400"),
             ("GET", "http://a/b", &[("via", "1.1 me")], "reject 508"),
@@ -646,6 +694,8 @@ mod tests {
         for (uri, want) in [
             ("/v2/", "challenge"),
             ("/token?service=damselfly&scope=x", "token"),
+            ("/token?ns=r.example%3A5000", "token"),
+            ("/token?ns=other.example", "inspect http://r.example:5000/token?ns=other.example"),
             ("/v2/quay.io/x/manifests/1?ns=a", "tag http://r.example:5000/v2/quay.io/x/manifests/1?ns=a"),
             ("/files/b.tar?x", "probe http://r.example:5000/files/b.tar?x"),
             ("/token?scope=x", "inspect http://r.example:5000/token?scope=x"),

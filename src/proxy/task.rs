@@ -29,10 +29,10 @@ use super::config::PrivateContent;
 use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
-use super::headers::{add_via, has_credentials, is_just_modified, kept, strip_sums, varies_by_caller, vary};
+use super::headers::{add_via, is_just_modified, kept, strip_sums, varies_by_caller, vary};
 use super::route::{DownloadOptions, Label, Target};
 use super::rules::identity_url;
-use super::token::{is_remote, serves_anybody};
+use super::token::is_remote;
 use crate::backend::{SourceRequest, SourceResponse};
 use crate::net::{Body, BoxError, empty_body};
 use crate::p2p::{Admission, Broken, ContentStream, Known, OpenError, Opened, TaskSpec};
@@ -341,7 +341,7 @@ impl Inner {
 
     /// Whether what this request gets is for its sender, as far as anybody knows.
     fn is_private(&self, request: &TaskRequest<'_>) -> bool {
-        has_credentials(&request.parts.headers) || self.routes.has_certificate(&request.target.uri)
+        request.target.with_credentials || self.routes.has_certificate(&request.target.uri)
     }
 
     /// Whom private content is kept for.
@@ -440,7 +440,7 @@ impl Inner {
         } else {
             match self.authorizer.ask(self.client_for(request.parts), key, request.target, asked_with, held).await {
                 Ok(()) => {}
-                Err(Denied::Registry(Some(challenge))) if serves_anybody(&request.parts.headers, request.target) => {
+                Err(Denied::Registry(Some(challenge))) if request.target.serves_anybody() => {
                     return Err(Fallback::Denied(challenge));
                 }
                 Err(Denied::Registry(_)) => return Err(Fallback::Direct(Bypass::Credentials)),
@@ -458,9 +458,7 @@ impl Inner {
 
     /// Whether a mirrored registry asks a caller without credentials for a token.
     fn wants_token(&self, request: &TaskRequest<'_>, answer: &SourceResponse) -> bool {
-        answer.status == StatusCode::UNAUTHORIZED
-            && request.target.mirror.is_some()
-            && !has_credentials(&request.parts.headers)
+        answer.status == StatusCode::UNAUTHORIZED && request.target.serves_anybody()
     }
 
     fn missed(&self, error: &OpenError) -> Fallback {

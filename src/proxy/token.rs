@@ -1,6 +1,10 @@
 //! Tokens of registries: for clients that ask us for them, for callers without credentials whom a registry gives one,
 //! and the clients' own questions on their way through.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -12,12 +16,12 @@ use super::bypass::Bypass;
 use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
-use super::headers::has_credentials;
-use super::route::{SERVICE, TOKEN_PATH, Target, named_host};
+use super::headers::add_via;
+use super::route::{Ingress, SERVICE, TOKEN_PATH, Target, named_host};
 use crate::net::{Body, ClientConnection, HttpClient, spoken_scheme};
 use crate::registry::{
-    API_VERSION, API_VERSION_HEADER, Bearer, Challenge, MAX_QUESTION, OwnToken, Registry, Resource, TokenAnswer,
-    TokenError, TokenRequest, is_token_form,
+    API_VERSION, API_VERSION_HEADER, Bearer, Challenge, MAX_QUESTION, Mirror, OwnToken, Registry, Resource,
+    TokenAnswer, TokenError, TokenRequest, is_token_form, with_realm,
 };
 
 /// How many scopes one question may have.
@@ -25,12 +29,51 @@ const MAX_SCOPES: usize = 16;
 /// How long a token of ours is good for, as its client is told, in seconds.
 const OWN_TOKEN_EXPIRES: u64 = 300;
 
+/// That a mirrored registry's challenge for a token is to send its client to us.
+///
+/// It is for clients on this host. containerd, for one, asks for a token only when it is refused, and where the refusal
+/// says: around us, and with the password. Clients on other hosts are told the registry's own service: a password that
+/// comes over a network comes over TLS, or not at all.
+pub(super) struct SendsHere {
+    /// `HOST[:PORT]` as the client calls us.
+    host: HeaderValue,
+    /// What was asked of the registry.
+    asked: Uri,
+    /// The registry of the mirror port that the request came to, if it came to one.
+    registry: Option<Arc<Registry>>,
+}
+
+impl SendsHere {
+    /// Whether a refusal of this request would be such a challenge.
+    pub(super) fn find(parts: &request::Parts, target: &Target, ingress: &Ingress) -> Option<Self> {
+        if target.mirror.is_none() || is_remote(parts) {
+            return None;
+        }
+        let registry = ingress.registry.clone();
+        Some(Self { host: named_host(parts)?, asked: target.uri.clone(), registry })
+    }
+
+    /// Where the client is sent, and the `/v2/` of the registry that is meant there. `None` where it would be another one.
+    fn realm(&self, mirror: &Mirror) -> Option<(String, Uri)> {
+        let host = self.host.to_str().ok().filter(|host| host.parse::<Authority>().is_ok())?;
+        let namespace =
+            form_urlencoded::byte_serialize(self.asked.authority()?.as_str().as_bytes()).collect::<String>();
+        let query = format!("ns={namespace}");
+        let ping = match &self.registry {
+            Some(registry) => registry.url("/v2/", None),
+            None => mirror.by_namespace(Some(&query)).ok()??.url("/v2/", None),
+        };
+        let same = |ping: &Uri| ping.scheme() == self.asked.scheme() && ping.authority() == self.asked.authority();
+        Some((format!("http://{host}{TOKEN_PATH}?{query}"), ping.ok().filter(same)?))
+    }
+}
+
 impl Inner {
     /// Tells a client of the mirror where it gets its tokens: here, whatever registry it means.
     pub(super) fn challenge(&self, parts: &request::Parts) -> Result<Response<Body>, Fault> {
         let host = named_host(parts).and_then(|host| host.to_str().map(str::to_owned).ok()).unwrap_or_default();
         let challenge = format!("Bearer realm=\"http://{host}{TOKEN_PATH}\",service=\"{SERVICE}\"");
-        let challenge = HeaderValue::try_from(challenge).ok().filter(|_| host.parse::<http::uri::Authority>().is_ok());
+        let challenge = HeaderValue::try_from(challenge).ok().filter(|_| host.parse::<Authority>().is_ok());
         let challenge = challenge.ok_or_else(|| Fault::malformed("The Host header does not name this mirror."))?;
         let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"a token of the registry is needed"}]}"#;
         let mut response = json(StatusCode::UNAUTHORIZED, body);
@@ -40,42 +83,87 @@ impl Inner {
         Ok(response)
     }
 
+    /// Has a registry's challenge for a token send the client to us.
+    pub(super) async fn send_here(&self, mut answer: Response<Body>, here: &SendsHere) -> Response<Body> {
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return answer;
+        }
+        let challenge = Challenge::find(answer.headers()).filter(|found| matches!(found, Challenge::Bearer(_)));
+        if let (Some(challenge), Some((realm, ping))) = (challenge, here.realm(&self.routes.mirror))
+            && let Some(ours) = with_realm(answer.headers(), &realm, SERVICE)
+        {
+            // What it asks for is known now; it may ask nothing at its `/v2/`.
+            self.challenges.insert((ping.to_string(), false), Some(challenge)).await;
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, ours);
+        }
+        answer
+    }
+
     /// A token for a client of the mirror: the registry's, or one of ours where the registry has none. The registry is
-    /// the one that a mirror port is for, or else stands in the scope.
+    /// the one that a mirror port is for, or that our challenge named, or else stands in the scope.
     pub(super) async fn give_token(
         &self,
         parts: &request::Parts,
+        body: Incoming,
         registry: Option<&Registry>,
     ) -> Result<Response<Body>, Fault> {
-        if parts.method != Method::GET {
-            return Err(Fault::client(StatusCode::METHOD_NOT_ALLOWED, "Tokens are asked for by GET here."));
-        }
+        let form = match parts.method {
+            Method::GET => None,
+            Method::POST => Some(question_body(body).await?),
+            _ => {
+                let sentence = "Tokens are asked for by GET or POST here.";
+                return Err(Fault::client(StatusCode::METHOD_NOT_ALLOWED, sentence));
+            }
+        };
         let credentials = parts.headers.get(header::AUTHORIZATION).cloned();
-        let scopes = scopes(parts.uri.query().unwrap_or_default());
+        let scopes = match &form {
+            Some(form) => scopes(form),
+            None => scopes(parts.uri.query().unwrap_or_default().as_bytes()),
+        };
         let meant = match registry {
             Some(registry) => Some((registry.clone(), scopes)),
             None => self.registry_of(&scopes)?,
         };
         let Some((registry, scopes)) = meant else {
             // A client that only tries its password. Which registry it is for is not said.
-            return Ok(own_token("", credentials));
+            return own_token("", credentials, form.is_some());
         };
         let ping = registry.url("/v2/", None).map_err(|error| Fault::malformed(error.to_string()))?;
-        match self.challenge_of(parts, &ping).await? {
-            None => Ok(own_token(registry.authority(), None)),
-            Some(Challenge::Basic) => Ok(own_token(registry.authority(), credentials)),
-            Some(Challenge::Bearer(bearer)) => {
-                let url = bearer.token_url(&ping, &scopes).ok_or_else(|| {
-                    Fault::upstream(StatusCode::BAD_GATEWAY, "The registry names no authorisation service.")
-                })?;
-                let mut question = TokenRequest::anonymous(url, is_remote(parts));
-                if let Some(credentials) = credentials {
-                    self.refuse_downgrade(&ping, &question.uri)?;
-                    question.headers.insert(header::AUTHORIZATION, credentials);
-                }
-                Ok(answered(self.tokens.fetch(self.client_for(parts), question).await)?)
+        let bearer = match self.challenge_of(parts, &ping).await? {
+            None => return own_token(registry.authority(), None, form.is_some()),
+            Some(Challenge::Basic) => return own_token(registry.authority(), credentials, form.is_some()),
+            Some(Challenge::Bearer(bearer)) => bearer,
+        };
+        let nowhere = || Fault::upstream(StatusCode::BAD_GATEWAY, "The registry names no authorisation service.");
+        let question = match form {
+            None => {
+                let url = bearer.token_url(&ping, &scopes).ok_or_else(nowhere)?;
+                let question = self.question(parts, url);
+                credentials.into_iter().fold(question, TokenRequest::on_behalf_of)
             }
+            Some(form) => {
+                let (url, fields) = bearer.token_form(&ping, &scopes).ok_or_else(nowhere)?;
+                let asked = form_urlencoded::parse(&form);
+                let asked = asked.filter(|(name, _)| name != "scope" && name != "service");
+                let form =
+                    form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).extend_pairs(asked).finish();
+                self.question(parts, url).with_form(form.into())
+            }
+        };
+        if question.has_credentials() {
+            self.refuse_downgrade(&ping, &question.uri)?;
         }
+        answered(self.tokens.fetch(self.client_for(parts), question).await)
+    }
+
+    /// A question for a token, asked in the name of this request: whoever it came through knows it again.
+    fn question(&self, parts: &request::Parts, url: Uri) -> TokenRequest {
+        let mut question = TokenRequest::anonymous(url, is_remote(parts));
+        for hop in parts.headers.get_all(header::VIA) {
+            question.headers.append(header::VIA, hop.clone());
+        }
+        add_via(&mut question.headers, parts.version, &self.config().id);
+        question
     }
 
     /// The registry that scopes as clients of the mirror write them mean, and the scopes as the registry knows them.
@@ -104,7 +192,10 @@ impl Inner {
             let (mut parts, ()) = http::Request::new(()).into_parts();
             parts.uri = ping.clone();
             parts.extensions = asker.extensions.clone();
-            let target = Target { uri: ping.clone(), mirror: None, keep_host: false };
+            for hop in asker.headers.get_all(header::VIA) {
+                parts.headers.append(header::VIA, hop.clone());
+            }
+            let target = Target::new(ping.clone(), None);
             let headers = outbound(&parts, &target, &self.config().id);
             let answer = timeout(self.config().first_byte, self.fetch(&parts, headers, &target)).await;
             let late = || Fault::timeout("The registry did not say in time what tokens it wants.");
@@ -119,7 +210,7 @@ impl Inner {
             }
         };
         let challenge = self.challenges.try_get_with((ping.to_string(), is_remote(asker)), ask).await;
-        challenge.map_err(|fault: std::sync::Arc<Fault>| (*fault).clone())
+        challenge.map_err(|fault: Arc<Fault>| (*fault).clone())
     }
 
     /// Credentials that came for a registry behind TLS go nowhere without TLS.
@@ -143,7 +234,7 @@ impl Inner {
         }
         let answer = self.fetch(parts, headers.clone(), target).await?;
         self.learn(target, &answer);
-        let wants_token = answer.status() == StatusCode::UNAUTHORIZED && serves_anybody(&parts.headers, target);
+        let wants_token = answer.status() == StatusCode::UNAUTHORIZED && target.serves_anybody();
         if wants_token && let Some(new) = self.token_by_challenge(parts, target, answer.headers(), token.as_ref()).await
         {
             headers.insert(header::AUTHORIZATION, new);
@@ -169,15 +260,11 @@ impl Inner {
 
     /// The token for a mirrored registry that anybody may have, where one was needed before.
     pub(super) async fn token_for_anybody(&self, parts: &request::Parts, target: &Target) -> Option<HeaderValue> {
-        if !serves_anybody(&parts.headers, target) {
+        if !target.serves_anybody() {
             return None;
         }
         let url = self.tokens.remembered(&repository(target)?)?;
-        self.tokens
-            .fetch(self.client_for(parts), TokenRequest::anonymous(url, is_remote(parts)))
-            .await
-            .ok()?
-            .authorization()
+        self.tokens.fetch(self.client_for(parts), self.question(parts, url)).await.ok()?.authorization()
     }
 
     /// The token that a registry's challenge says that anybody may have, and another one than was `tried`; `None` where
@@ -195,10 +282,10 @@ impl Inner {
         }
         let own = match &bearer {
             Bearer { scope: Some(_), .. } => Vec::new(),
-            _ => vec![format!("repository:{}:pull", Resource::parse(target.uri.path())?.repository()?)],
+            _ => vec![format!("repository:{}:pull", target.repository.as_deref()?)],
         };
         let url = bearer.token_url(&target.uri, &own)?;
-        let question = TokenRequest::anonymous(url.clone(), is_remote(parts));
+        let question = self.question(parts, url.clone());
         let mut answer = self.tokens.fetch(self.client_for(parts), question.clone()).await;
         if tried.is_some() && answer.as_ref().ok().and_then(TokenAnswer::authorization).as_ref() == tried {
             // The registry does not take it any more, whatever it said of its end.
@@ -226,11 +313,8 @@ impl Inner {
         if let Some(record) = record {
             record.bypasses(Bypass::Token);
         }
-        let body = Limited::new(body, MAX_QUESTION).collect().await;
-        let body =
-            body.map_err(|_| Fault::malformed("The question for a token did not come whole, or is too long."))?;
+        let body = question_body(body).await?;
         let mut headers = outbound(parts, target, &self.config().id);
-        let body = body.to_bytes();
         if parts.method == Method::POST && !is_token_form(&body) {
             let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
             let answer = self.send(parts, headers, body, target, None).await;
@@ -241,7 +325,9 @@ impl Inner {
         let question = TokenRequest { method, uri, headers, body, remote: is_remote(parts) };
         match self.tokens.fetch(self.client_for(parts), question).await {
             Ok(answer) | Err(TokenError::Answer(answer)) => Ok(self.passed_token(&answer, target)),
-            Err(error) => Err(fault(error)),
+            // The client itself has named the place.
+            Err(TokenError::Net(error)) => Err(Fault::from(&error)),
+            Err(error) => Err(fault(&error)),
         }
     }
 
@@ -262,28 +348,35 @@ pub(super) fn is_remote(parts: &request::Parts) -> bool {
     parts.extensions.get::<ClientConnection>().is_some_and(ClientConnection::is_remote)
 }
 
-/// Whether a caller has nothing to show, and takes us for the registry: then we may show what anybody may have.
-pub(super) fn serves_anybody(headers: &HeaderMap, target: &Target) -> bool {
-    target.mirror.is_some() && !has_credentials(headers)
-}
-
 /// The repository that a URL is in, with its registry in front.
 fn repository(target: &Target) -> Option<String> {
-    let repository = Resource::parse(target.uri.path())?.repository()?;
+    let repository = target.repository.as_deref()?;
     Some(format!("{}/{repository}", target.uri.authority()?.as_str().to_ascii_lowercase()))
 }
 
-/// The scopes of a question; each parameter may hold several.
-fn scopes(query: &str) -> Vec<String> {
-    let scopes = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "scope");
+/// The body of a question for a token.
+async fn question_body(body: Incoming) -> Result<Bytes, Fault> {
+    let body = Limited::new(body, MAX_QUESTION).collect().await;
+    let body = body.map_err(|_| Fault::malformed("The question for a token did not come whole, or is too long."))?;
+    Ok(body.to_bytes())
+}
+
+/// The scopes of a question, in a query or a form; each field may hold several.
+fn scopes(fields: &[u8]) -> Vec<String> {
+    let scopes = form_urlencoded::parse(fields).filter(|(name, _)| name == "scope");
     let scopes = scopes.flat_map(|(_, scopes)| scopes.split(' ').map(str::to_owned).collect::<Vec<_>>());
     scopes.filter(|scope| !scope.is_empty()).take(MAX_SCOPES).collect()
 }
 
-fn own_token(registry: &str, credentials: Option<HeaderValue>) -> Response<Body> {
+/// A token of ours. It holds what came in `Authorization`: whoever asks with a form is told to ask so.
+fn own_token(registry: &str, credentials: Option<HeaderValue>, by_form: bool) -> Result<Response<Body>, Fault> {
+    if by_form {
+        let sentence = "This registry gives no tokens for forms: ask by GET.";
+        return Err(Fault::client(StatusCode::METHOD_NOT_ALLOWED, sentence));
+    }
     let token = OwnToken { registry: registry.to_ascii_lowercase(), credentials }.encode();
     let body = serde_json::json!({ "token": token, "access_token": token, "expires_in": OWN_TOKEN_EXPIRES });
-    json(StatusCode::OK, body.to_string())
+    Ok(json(StatusCode::OK, body.to_string()))
 }
 
 fn answered(answer: Result<TokenAnswer, TokenError>) -> Result<Response<Body>, Fault> {
@@ -300,23 +393,24 @@ fn answered(answer: Result<TokenAnswer, TokenError>) -> Result<Response<Body>, F
             }
             Ok(response)
         }
-        Err(error) => Err(fault(error)),
+        Err(error) => Err(fault(&error)),
     }
 }
 
-fn fault(error: TokenError) -> Fault {
+/// Why a registry's authorisation service gave no token. Where it is, the registry has said, and not the client.
+fn fault(error: &TokenError) -> Fault {
     match error {
-        TokenError::Net(error) => Fault::from(&error),
+        TokenError::Net(error) if error.is_timeout() => Fault::timeout(error.to_string()),
         TokenError::Late { .. } => Fault::timeout(error.to_string()),
         TokenError::Answer(answer) => Fault::upstream(
             StatusCode::BAD_GATEWAY,
             format!("The registry's authorisation service answered {} and no token.", answer.status),
         ),
-        TokenError::Broken { .. } => Fault::upstream(StatusCode::BAD_GATEWAY, error.to_string()),
+        TokenError::Net(_) | TokenError::Broken { .. } => Fault::upstream(StatusCode::BAD_GATEWAY, error.to_string()),
     }
 }
 
-fn json(status: StatusCode, body: impl Into<bytes::Bytes>) -> Response<Body> {
+fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     let headers = response.headers_mut();

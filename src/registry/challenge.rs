@@ -1,6 +1,6 @@
 //! What a registry's 401 asks for (RFC 9110, 11.6.1; the token scheme of the distribution project). Pure.
 
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, HeaderValue, Uri, header};
 use http_auth::parse_challenges;
 
 /// What a registry wants of a caller.
@@ -57,6 +57,30 @@ impl Challenge {
     }
 }
 
+/// The challenge for a token in an answer with these headers, sending to another realm; what it says of scope and error
+/// stays. `None` where it asks for no token.
+pub fn with_realm(headers: &HeaderMap, realm: &str, service: &str) -> Option<HeaderValue> {
+    let lines = headers.get_all(header::WWW_AUTHENTICATE).iter();
+    for line in lines.filter_map(|line| line.to_str().ok()).map(single_spaced) {
+        let challenges = parse_challenges(&line).unwrap_or_default();
+        let Some(bearer) = challenges.into_iter().find(|own| own.scheme.eq_ignore_ascii_case("bearer")) else {
+            continue;
+        };
+        let mut text = format!("Bearer realm={},service={}", quoted(realm), quoted(service));
+        for (name, value) in bearer.params {
+            if !["realm", "service"].iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+                text += &format!(",{name}={}", quoted(&value.to_unescaped()));
+            }
+        }
+        return HeaderValue::try_from(text).ok();
+    }
+    None
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 /// A header line with single spaces outside of quoted text: the parser takes no others, registries write others.
 fn single_spaced(line: &str) -> String {
     let (mut out, mut quoted, mut escaped) = (String::with_capacity(line.len()), false, false);
@@ -81,12 +105,7 @@ impl Bearer {
     /// The URL that gives a token for these scopes, the challenge's own where there are none. A realm that is relative
     /// is one of the registry at `from`. `None` where the realm leads nowhere.
     pub fn token_url(&self, from: &Uri, scopes: &[String]) -> Option<Uri> {
-        let base = url::Url::parse(&from.to_string()).ok()?;
-        let mut url = base.join(&self.realm.to_string()).ok()?;
-        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
-            return None;
-        }
-        url.set_fragment(None);
+        let mut url = self.service_url(from)?;
         {
             let mut query = url.query_pairs_mut();
             if let Some(service) = &self.service {
@@ -98,6 +117,25 @@ impl Bearer {
             }
         }
         url.as_str().parse().ok()
+    }
+
+    /// Where a form with such a question goes, and the service and the scopes as fields of the form.
+    pub fn token_form<'a>(&'a self, from: &Uri, scopes: &'a [String]) -> Option<(Uri, Vec<(&'static str, String)>)> {
+        let service = self.service.clone().map(|service| ("service", service));
+        let own = self.scope.clone().filter(|_| scopes.is_empty());
+        let scope = own.or_else(|| (!scopes.is_empty()).then(|| scopes.join(" ")));
+        let fields = service.into_iter().chain(scope.map(|scope| ("scope", scope))).collect();
+        Some((self.service_url(from)?.as_str().parse().ok()?, fields))
+    }
+
+    fn service_url(&self, from: &Uri) -> Option<url::Url> {
+        let base = url::Url::parse(&from.to_string()).ok()?;
+        let mut url = base.join(&self.realm.to_string()).ok()?;
+        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
+            return None;
+        }
+        url.set_fragment(None);
+        Some(url)
     }
 }
 
@@ -144,6 +182,31 @@ mod tests {
             (&[], "none"),
         ] {
             assert_eq!(find(lines), want, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_that_sends_elsewhere_asks_for_the_same() {
+        for (lines, want) in [
+            (
+                &[r#"Bearer realm="https://a.example/t",service="s",scope="repository:x:pull",error="invalid_token""#]
+                    [..],
+                Some(
+                    r#"Bearer realm="http://m/token?ns=r",service="us",scope="repository:x:pull",error="invalid_token""#,
+                ),
+            ),
+            (
+                &["NTLM", r#"Basic realm="b", bearer  Realm = "/t" ,scope="a,\"b""#],
+                Some(r#"Bearer realm="http://m/token?ns=r",service="us",scope="a,\"b""#),
+            ),
+            (&[r#"Basic realm="b""#], None),
+            (&[], None),
+        ] {
+            let headers = lines.iter().map(|line| (header::WWW_AUTHENTICATE, line.parse().unwrap()));
+            let mut all = HeaderMap::new();
+            headers.for_each(|(name, value): (_, HeaderValue)| _ = all.append(name, value));
+            let found = with_realm(&all, "http://m/token?ns=r", "us");
+            assert_eq!(found.as_ref().map(|value| value.to_str().unwrap()), want, "{lines:?}");
         }
     }
 

@@ -134,6 +134,18 @@ impl Mirror {
         }
     }
 
+    /// The registry that `ns` in a query names, if there is one.
+    ///
+    /// # Errors
+    /// What stands there is no host.
+    pub fn by_namespace(&self, query: Option<&str>) -> Result<Option<Registry>, MirrorError> {
+        let (_, Some(namespace)) = split_namespace(query)? else { return Ok(None) };
+        let named = Registry::parse("The parameter ns", &namespace)?;
+        // As it is configured, which may be without TLS.
+        let configured = self.default.as_ref().filter(|own| own.authority == named.authority);
+        Ok(Some(configured.cloned().unwrap_or(named)))
+    }
+
     /// The registry and the repository that a name as clients of the mirror write it means: the registry first, unless
     /// it is the configured one or Docker's.
     ///

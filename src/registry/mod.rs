@@ -14,12 +14,13 @@ mod challenge;
 mod mirror;
 mod own_token;
 mod path;
+mod realm;
 mod tokens;
 
 use http::{HeaderMap, HeaderName, Method, Uri, header};
 use sha2::{Digest as _, Sha256};
 
-pub use challenge::{Bearer, Challenge};
+pub use challenge::{Bearer, Challenge, with_realm};
 pub use mirror::{Mirror, MirrorError, Mirrored, Naming, Registry};
 pub use own_token::OwnToken;
 pub use path::{Resource, is_ping, is_reference, is_registry_path};

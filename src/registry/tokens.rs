@@ -3,14 +3,16 @@
 //! - **Identical questions in flight are one**, and an answer is given again until shortly before its token expires.
 //!   Identical means: the same URL, the same body, and the same credentials.
 //! - **At most a few questions at a time** go to one realm; the others wait their turn.
-//! - **A service that says "too many requests" is left alone** for as long as it says, within bounds.
+//! - **A service that says "too many requests" is left alone** for as long as it says, within bounds, and longer each
+//!   time where it does not say. Then one question tries whether it answers again. Who would have to wait long is told
+//!   what the service said.
 //!
 //! A token service is any URL that a registry's challenge named as its realm ([`Tokens::learn`]), and whatever is asked
 //! for a scope as only registries have it. So the clients' own questions, on their way through the proxy, are recognised
 //! and treated alike.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::Entry;
@@ -24,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::challenge::Bearer;
+use super::realm::{MAX_HOLD, Realm};
 use super::request_key;
 use crate::net::{HttpClient, NetError};
 
@@ -33,10 +36,6 @@ const MAX_KEPT: u64 = 4096;
 pub const MAX_QUESTION: usize = 64 << 10;
 /// The most bytes of an answer.
 const MAX_ANSWER: usize = 1 << 20;
-/// How long a service may ask to be left alone; longer is taken for this.
-const MAX_HOLD: Duration = Duration::from_secs(24 * 3600);
-/// How long it is left alone when it does not say.
-const HOLD: Duration = Duration::from_secs(1);
 /// How long a token is good for where its answer does not say, as the distribution project has it.
 const EXPIRES_IN: u64 = 60;
 /// The limits of this module.
@@ -48,11 +47,18 @@ pub struct TokenConfig {
     pub reuse: Duration,
     /// How long a question may take in all, waiting included.
     pub patience: Duration,
+    /// How long a question may wait because its service wants to be left alone.
+    pub held_patience: Duration,
 }
 
 impl Default for TokenConfig {
     fn default() -> Self {
-        Self { per_realm: 4, reuse: Duration::from_secs(60), patience: Duration::from_secs(30) }
+        Self {
+            per_realm: 4,
+            reuse: Duration::from_secs(60),
+            patience: Duration::from_secs(30),
+            held_patience: Duration::from_secs(10),
+        }
     }
 }
 
@@ -82,7 +88,24 @@ impl TokenRequest {
         request_key(&self.method, &self.uri, &self.headers, &self.body, self.remote)
     }
 
-    fn has_credentials(&self) -> bool {
+    /// The same question, with this user and password or what else a caller showed.
+    #[must_use]
+    pub fn on_behalf_of(mut self, credentials: HeaderValue) -> Self {
+        self.headers.insert(header::AUTHORIZATION, credentials);
+        self
+    }
+
+    /// The question of OAuth 2: the same, with the rest of it in a form.
+    #[must_use]
+    pub fn with_form(mut self, form: Bytes) -> Self {
+        self.method = Method::POST;
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        self.body = form;
+        self
+    }
+
+    /// Whether something is shown that only its sender may know.
+    pub fn has_credentials(&self) -> bool {
         self.method != Method::GET
             || self.headers.contains_key(header::AUTHORIZATION)
             || self.headers.contains_key(header::COOKIE)
@@ -115,6 +138,11 @@ impl std::fmt::Debug for TokenAnswer {
 }
 
 impl TokenAnswer {
+    /// One that comes now.
+    pub(super) fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Self { status, headers, body, came: Instant::now(), reuse: Duration::ZERO }
+    }
+
     /// The token, if the answer has one.
     pub fn token(&self) -> Option<String> {
         let body: serde_json::Value = serde_json::from_slice(&self.body).ok().filter(|_| self.status.is_success())?;
@@ -225,24 +253,6 @@ impl Metrics {
     }
 }
 
-/// One token service.
-struct Realm {
-    slots: Semaphore,
-    /// Until when it asked to be left alone, and how it said so.
-    held: Mutex<Option<(Instant, TokenAnswer)>>,
-}
-
-impl Realm {
-    fn held(&self) -> Option<(Instant, TokenAnswer)> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().filter(|(until, _)| *until > Instant::now()).cloned()
-    }
-
-    fn hold(&self, duration: Duration, answer: TokenAnswer) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now() + duration, answer));
-    }
-}
-
 struct ByAnswer;
 
 impl Expiry<[u8; 32], TokenAnswer> for ByAnswer {
@@ -315,10 +325,7 @@ impl Tokens {
     }
 
     fn realm(&self, uri: &Uri) -> Arc<Realm> {
-        let slots = self.0.config.per_realm.clamp(1, Semaphore::MAX_PERMITS);
-        self.0
-            .realms
-            .get_with(realm_of(uri), || Arc::new(Realm { slots: Semaphore::new(slots), held: Mutex::new(None) }))
+        self.0.realms.get_with(realm_of(uri), || Arc::new(Realm::new(self.slots())))
     }
 
     /// The answer to a question: a kept one, that of an identical question in flight, or the service's own.
@@ -355,51 +362,50 @@ impl Tokens {
     async fn ask(&self, client: &HttpClient, request: &TokenRequest) -> Result<TokenAnswer, TokenError> {
         let realm = self.realm(&request.uri);
         let to = request.uri.authority().map(ToString::to_string).unwrap_or_default();
-        let deadline = Instant::now() + self.0.config.patience;
+        let begun = Instant::now();
+        let deadline = begun + self.0.config.patience;
         let late = || TokenError::Late { to: to.clone() };
-        let _slot = match timeout_at(deadline, realm.slots.acquire()).await {
-            Ok(Ok(slot)) => slot,
-            _ => return Err(late()),
-        };
         loop {
-            if let Some((until, mut answer)) = realm.held() {
+            let held = realm.hold().at(Instant::now());
+            if let Some((until, answer)) = held {
                 self.0.metrics.count("held");
-                if until >= deadline {
-                    // Nobody waits so long: they are told what the service said, and when to come again.
-                    let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
-                    answer.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds as u64));
-                    return Ok(answer);
+                if until >= begun + self.0.config.held_patience {
+                    return Ok(come_again(answer, until));
                 }
                 sleep_until(until).await;
+            }
+            // Whether it answers again is for one question to find out.
+            let slots = if realm.hold().is_in_doubt() { self.slots() } else { 1 };
+            let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+            let Ok(Ok(_slots)) = timeout_at(deadline, realm.slots.acquire_many(slots)).await else {
+                return Err(late());
+            };
+            if realm.hold().at(Instant::now()).is_some() {
                 continue;
             }
+            let sent = Instant::now();
             let answer = timeout_at(deadline, send(client, request, &to)).await.map_err(|_| late())??;
-            let Some(hold) = wants_peace(&answer) else { return Ok(answer) };
-            realm.hold(hold, answer);
+            let mut hold = realm.hold();
+            hold.note(&answer, sent, Instant::now());
+            if !hold.is_in_doubt() {
+                return Ok(answer);
+            }
         }
+    }
+
+    /// How many questions at a time go to one realm.
+    fn slots(&self) -> usize {
+        self.0.config.per_realm.clamp(1, Semaphore::MAX_PERMITS)
     }
 }
 
-/// How long a service wants to be left alone, if it says so.
-fn wants_peace(answer: &TokenAnswer) -> Option<Duration> {
-    match (answer.status, retry_after(&answer.headers)) {
-        (StatusCode::TOO_MANY_REQUESTS, None) => Some(HOLD),
-        (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(wait)) => {
-            Some(wait.clamp(HOLD, MAX_HOLD))
-        }
-        _ => None,
+/// What a service said that wants to be left alone, with how long that still is where it said so.
+fn come_again(mut answer: TokenAnswer, until: Instant) -> TokenAnswer {
+    if let Entry::Occupied(mut said) = answer.headers.entry(header::RETRY_AFTER) {
+        let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+        said.insert(HeaderValue::from(seconds as u64));
     }
-}
-
-/// What `Retry-After` says: a number of seconds, or a date, by the clock of the one who wrote it (RFC 9110, 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
-    let date = |name| text(name).and_then(|text| httpdate::parse_http_date(text).ok());
-    if let Ok(seconds) = text(header::RETRY_AFTER)?.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let now = date(header::DATE).unwrap_or_else(SystemTime::now);
-    Some(date(header::RETRY_AFTER)?.duration_since(now).unwrap_or_default())
+    answer
 }
 
 async fn send(client: &HttpClient, asked: &TokenRequest, to: &str) -> Result<TokenAnswer, TokenError> {
@@ -412,7 +418,7 @@ async fn send(client: &HttpClient, asked: &TokenRequest, to: &str) -> Result<Tok
     let (head, body) = client.send(request).await.map_err(TokenError::Net)?.into_parts();
     let body = Limited::new(body, MAX_ANSWER).collect().await;
     let body = body.map_err(|_| TokenError::Broken { to: to.to_owned() })?.to_bytes();
-    Ok(TokenAnswer { status: head.status, headers: head.headers, body, came: Instant::now(), reuse: Duration::ZERO })
+    Ok(TokenAnswer::new(head.status, head.headers, body))
 }
 
 /// Whether a POSTed form asks a token service for a token, for a password or a refresh token. Any registry may name any
@@ -485,22 +491,6 @@ mod tests {
             };
             assert_eq!(answer.reusable(false, Duration::MAX), Duration::from_secs(seconds), "{issued:?}");
         }
-    }
-
-    #[test]
-    fn a_service_says_in_seconds_or_by_a_date_when_to_come_again() {
-        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        for (after, wait) in [
-            ("120", Some(120)),
-            ("Sun, 06 Nov 1994 08:59:37 GMT", Some(600)),
-            ("Sun, 06 Nov 1994 08:39:37 GMT", Some(0)),
-            ("soon", None),
-            ("-1", None),
-        ] {
-            let headers = [(header::RETRY_AFTER, after.parse().unwrap()), (header::DATE, date.parse().unwrap())];
-            assert_eq!(retry_after(&HeaderMap::from_iter(headers)), wait.map(Duration::from_secs), "{after}");
-        }
-        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 
     #[test]

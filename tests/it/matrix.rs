@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::harness::{
-    Access, Addresses, Asked, Authority, Containerd, Containers, Copying, Curl, Daemon, Docker, Fleet, HostView, Image,
+    Access, Addresses, Asked, Authority, Containerd, Containers, Cri, Curl, Daemon, Docker, Fleet, HostView, Image,
     MIB, Pull, Runtime, SECRET, Seen, TestRegistry, Way,
 };
 
@@ -21,14 +21,25 @@ const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/clients.md");
 const KINDS: [char; 7] = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
 
 /// The programs, with the ways that each of them can be pointed at us.
-const PROGRAMS: [(&str, &[Way]); 6] = [
+const PROGRAMS: [(&str, &[Way]); 7] = [
     ("curl", &[Way::Mirror, Way::Proxy]),
     ("skopeo", &[Way::Mirror, Way::Port, Way::Proxy]),
     ("podman", &[Way::Mirror, Way::Port, Way::Proxy]),
     ("buildah", &[Way::Mirror, Way::Proxy]),
     ("ctr", &[Way::Mirror, Way::Proxy]),
+    ("CRI", &[Way::Mirror, Way::Port]),
     ("docker", &[Way::Mirror, Way::Port, Way::Proxy]),
 ];
+
+/// The ways in which a program can be made to push through us.
+fn ways_to_push(name: &str) -> &'static [Way] {
+    match name {
+        "curl" | "CRI" => &[],
+        // When it pushes, containerd 1.6 does not say which registry it means.
+        "ctr" => &[Way::Port, Way::Proxy],
+        _ => PROGRAMS.iter().find(|(own, _)| *own == name).map_or(&[], |(_, ways)| ways),
+    }
+}
 
 /// A way, as the table calls it.
 fn called(way: Way) -> &'static str {
@@ -43,6 +54,7 @@ fn called(way: Way) -> &'static str {
 fn find(name: &'static str) -> Option<Box<dyn Runtime>> {
     match name {
         "curl" => Curl::find().map(|found| Box::new(found) as Box<dyn Runtime>),
+        "CRI" => Cri::start().map(|found| Box::new(found) as Box<dyn Runtime>),
         "ctr" => Containerd::start().map(|found| Box::new(found) as Box<dyn Runtime>),
         "docker" => Docker::find().map(|found| Box::new(found) as Box<dyn Runtime>),
         _ => Containers::find(name).map(|found| Box::new(found) as Box<dyn Runtime>),
@@ -195,8 +207,8 @@ fn complaint(cell: &Cell) -> Option<String> {
     if around_us > 0 {
         return Some(format!("{around_us} connections went around us"));
     }
-    // containerd takes two for each pull of a private image, after a try without a password.
-    (tokens > 8).then(|| format!("{tokens} requests for tokens"))
+    // One for each host; containerd begins without a password, so that we ask for a token for anybody first.
+    (tokens > 4).then(|| format!("{tokens} requests for tokens"))
 }
 
 /// A cell of the table: images sent, and requests for tokens.
@@ -261,6 +273,12 @@ fn containerd_pulls_from_every_kind_of_registry() {
     pull_everything("ctr");
 }
 
+/// The plugin of containerd that kubelets talk to.
+#[test]
+fn cri_pulls_from_every_kind_of_registry() {
+    pull_everything("CRI");
+}
+
 #[test]
 fn docker_pulls_from_every_kind_of_registry() {
     pull_everything("docker");
@@ -289,23 +307,66 @@ fn docker_pulls_through_its_registry_mirror() {
     }
 }
 
-#[test]
-fn skopeo_pushes_through_the_mirror_to_every_kind_of_registry() {
-    let (Some(registries), Some(skopeo)) = (Registries::start(), Containers::find("skopeo")) else { return };
+/// Every kind of registry in every way: what is pushed is there, and went through us.
+fn push_everything(name: &'static str) {
+    let (Some(registries), Some(mut runtime)) = (Registries::start(), find(name)) else { return };
     let (_fleet, hosts) = registries.fleet();
-    for kind in &registries.kinds {
-        let image = Image::new(MIB, 870);
-        kind.registry.publish(&image, "team/app", "1");
-        let by_path = format!("{}/{}", hosts[0].proxy, kind.registry.authority());
-        let by_port = hosts[0].mirrors[&kind.letter].to_string();
-        for (mirror, name) in [(by_path, "team/by-path"), (by_port, "team/by-port")] {
-            let (from, to) = ("team/app:1", format!("{name}:1"));
-            let done = skopeo.copy(&Copying { mirror: &mirror, from, to: &to, user: (USER, SECRET) });
-            assert_eq!(done, Ok(()), "{name}, {}", kind.letter);
-            assert_eq!(kind.registry.manifest(name, "1"), Some(image.manifest.clone()), "{name}, {}", kind.letter);
+    let mut wrong = Vec::new();
+    for &way in ways_to_push(name) {
+        let mut cells = Vec::new();
+        for kind in &registries.kinds {
+            let image = Image::new(MIB, 870);
+            kind.registry.publish(&image, "team/app", "1");
+            let strangers = kind.registry.broken_handshakes();
+            let host = &hosts[0];
+            let pull = Pull {
+                way,
+                host,
+                mirror: host.mirrors.get(&kind.letter).copied(),
+                registry: kind.registry.authority(),
+                registry_ca: &registries.home.path().join("registry-ca.pem"),
+                repository: "team/app",
+                tag: "1",
+                user: Some((USER, SECRET)),
+                image: &image,
+            };
+            let to = format!("team/{}", called(way).replace(' ', "-"));
+            let done = runtime.push(&pull, &format!("{to}:2"));
+            let around_us = kind.registry.broken_handshakes() - strangers;
+            let there = kind.registry.has_image(&to, "2", &image.config);
+            if done != Ok(()) || around_us > 0 || !there {
+                wrong.push(format!("{name}, {}, {}: {done:?}, around us: {around_us}", called(way), kind.letter));
+            }
+            cells.push(if there { "pushed".to_owned() } else { "fails".to_owned() });
         }
-        assert_eq!(kind.registry.broken_handshakes(), 0, "{}", kind.letter);
+        write_row(&[name, "push", called(way)], &cells);
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn skopeo_pushes_to_every_kind_of_registry() {
+    push_everything("skopeo");
+}
+
+#[test]
+fn podman_pushes_to_every_kind_of_registry() {
+    push_everything("podman");
+}
+
+#[test]
+fn buildah_pushes_to_every_kind_of_registry() {
+    push_everything("buildah");
+}
+
+#[test]
+fn containerd_pushes_to_every_kind_of_registry() {
+    push_everything("ctr");
+}
+
+#[test]
+fn docker_pushes_to_every_kind_of_registry() {
+    push_everything("docker");
 }
 
 /// A request of a client, for a reader.
@@ -327,7 +388,7 @@ fn in_a_line(seen: &Seen) -> String {
 fn real_clients_pull_from_the_registries_themselves() {
     let Some(registries) = Registries::start() else { return };
     let nobody = HostView::nobody();
-    for (number, (name, _)) in PROGRAMS.into_iter().enumerate() {
+    for (number, (name, _)) in PROGRAMS.into_iter().filter(|(name, _)| *name != "CRI").enumerate() {
         let Some(mut runtime) = find(name) else { continue };
         for kind in registries.kinds.iter().filter(|kind| kind.letter != 'g') {
             let what = What { repository: format!("team/{name}"), image: Image::new(LAYER, 890 + number as u64) };
@@ -369,6 +430,11 @@ fn the_documented_table_has_the_rows_of_the_tests() {
         wanted.extend(ways.iter().map(|&way| (format!("| {name} | {} |", called(way)), KINDS.len())));
     }
     for (name, _) in PROGRAMS {
+        wanted.extend(
+            ways_to_push(name).iter().map(|&way| (format!("| {name} | push | {} |", called(way)), KINDS.len())),
+        );
+    }
+    for (name, _) in PROGRAMS.into_iter().filter(|(name, _)| *name != "CRI") {
         wanted.extend(['a', 'd'].map(|letter| (format!("| {name} | asks of | {letter} |"), 1)));
     }
     let is_row = |line: &&str| wanted.iter().any(|(begin, _)| line.starts_with(begin.as_str()));

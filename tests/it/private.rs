@@ -250,7 +250,7 @@ fn fifty_clients_with_one_credential_cost_one_image_and_a_stranger_gets_nothing(
     const CLIENTS: usize = 50;
     let scene = Scene::of(TestRegistry::plan(Access::UserToken).token_port().start(), 831);
     let scheduler = crate::harness::Scheduler::start();
-    let tap = Tap::start(scheduler.grpc);
+    let tap = Tap::start(([127, 0, 0, 1], 0).into(), scheduler.grpc);
     let token_authority = scene.registry.token_authority().to_owned();
     let hosts: Vec<Daemon> = ["h1", "h2"]
         .map(|name| {
@@ -324,6 +324,32 @@ fn private_content_goes_as_far_as_the_operator_says() {
         assert_eq!(times(), again, "{setting}: again");
         scene.pull(&fleet.hosts[1], &credential).assert_is(&scene.image.layer);
         assert_eq!(times(), second_host, "{setting}: the second host");
+    }
+}
+
+#[test]
+fn what_was_shared_before_stays_here_when_the_operator_says_so() {
+    for (setting, again) in [("host", 1), ("off", 2)] {
+        let scene = Scene::new(Access::UserToken, 884);
+        let mut fleet = scene.fleet();
+        let open = Scene::new(Access::Open, 885);
+        let credential = scene.credential(Access::UserToken);
+        let times = || scene.registry.blob_bytes() / scene.once();
+        let first = scene.pull(&fleet.hosts[0], &credential);
+        first.assert_is(&scene.image.layer);
+        let task = first.line("x-dragonfly-task-id").to_owned();
+        open.ask().via(fleet.hosts[0].proxy()).send().assert_is(&open.image.layer);
+        wait_for("the scheduler to know", || (fleet.scheduler.holders(&task) == 1).then_some(()));
+
+        fleet.hosts[0].start_again_with("proxy.privateContent", setting);
+        scene.pull(&fleet.hosts[0], &credential).assert_is(&scene.image.layer);
+        assert_eq!(times(), again, "{setting}: the host's own clients");
+        // Public content is announced, so what is not announced is not meant to be.
+        open.ask().via(fleet.hosts[1].proxy()).send().assert_is(&open.image.layer);
+        assert_eq!(open.registry.blob_bytes(), open.once(), "{setting}: public content is shared");
+        assert_eq!(fleet.scheduler.holders(&task), 0, "{setting}: it is still announced");
+        scene.pull(&fleet.hosts[1], &credential).assert_is(&scene.image.layer);
+        assert_eq!(times(), again + 1, "{setting}: the neighbour got it from there");
     }
 }
 

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Access, Ask, Asked, Daemon, Fleet, Gate, Image, MIB, Puller, SECRET, TestRegistry, TokenEndpoint, all,
-    ask_for_token, basic, digest, token_of, wait_for,
+    Access, Ask, Asked, Daemon, Fleet, Gate, Image, MIB, Puller, SECRET, TestRegistry, all, ask_for_token, basic,
+    challenge_parameter, digest, token_of, wait_for,
 };
 
-const REPOSITORY: &str = "team/app";
-const USER: &str = "alice";
+pub(crate) const REPOSITORY: &str = "team/app";
+pub(crate) const USER: &str = "alice";
 
-fn registry(access: Access, image: &Image) -> TestRegistry {
+pub(crate) fn registry(access: Access, image: &Image) -> TestRegistry {
     let registry = TestRegistry::plan(access).start();
     registry.publish(image, REPOSITORY, "1");
     registry.allow(USER, SECRET);
@@ -18,11 +18,11 @@ fn registry(access: Access, image: &Image) -> TestRegistry {
 }
 
 /// The repository as it is named at the mirror.
-fn by_path(registry: &TestRegistry) -> String {
+pub(crate) fn by_path(registry: &TestRegistry) -> String {
     format!("{}/{REPOSITORY}", registry.authority())
 }
 
-fn base(daemon: &Daemon) -> String {
+pub(crate) fn base(daemon: &Daemon) -> String {
     format!("http://{}", daemon.proxy())
 }
 
@@ -110,6 +110,9 @@ fn a_registry_that_stands_in_the_query_has_clients_that_log_in_too() {
             let credential = if challenge.starts_with("Basic ") {
                 basic(USER, SECRET)
             } else {
+                let realm = format!("{}/token?ns={}", base(&daemon), registry.authority().replace(':', "%3A"));
+                assert_eq!(challenge_parameter(challenge, "realm"), Some(realm), "all requests come through us");
+                assert_eq!(challenge_parameter(challenge, "service").as_deref(), Some("damselfly"));
                 // containerd makes the scope by itself, of the name without the registry.
                 let ask = ask_for_token(challenge, &format!("repository:{REPOSITORY}:pull"));
                 token_of(&ask.header("Authorization", &basic(USER, SECRET)).send())
@@ -117,7 +120,79 @@ fn a_registry_that_stands_in_the_query_has_clients_that_log_in_too() {
             Ask::get(&url).header("Authorization", &credential).send().assert_is(body);
         }
         assert_eq!(registry.blob_bytes(), image.layer.len() as u64);
+        let for_anybody = usize::from(access != Access::Open && access != Access::Basic);
+        let for_the_user = usize::from(access == Access::UserToken);
+        assert_eq!(registry.token_requests(), for_anybody + for_the_user, "{access:?}: one for both authorizers");
     }
+}
+
+/// containerd asks with a form first. What such a token opens is the same.
+#[test]
+fn a_registry_that_stands_in_the_query_gives_tokens_for_forms() {
+    let image = Image::new(MIB, 876);
+    let registry = registry(Access::UserToken, &image);
+    let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).start();
+    let url = format!("{}/v2/{REPOSITORY}/manifests/1?ns={}", base(&daemon), registry.authority());
+    let refused = Ask::get(&url).send();
+    let realm = challenge_parameter(refused.line("www-authenticate"), "realm").expect("a realm");
+    let ask = |password: &str, extra: &str| {
+        let scope = format!("repository%3Ateam%2Fapp%3Apull&username={USER}&password={password}{extra}");
+        let form = format!("grant_type=password&service=damselfly&client_id=containerd-client&scope={scope}");
+        let ask = Ask::new("POST", &realm).body(&form.into());
+        ask.header("Content-Type", "application/x-www-form-urlencoded").send()
+    };
+    registry.forget();
+    let token = token_of(&ask(SECRET, ""));
+    assert_eq!(token_of(&ask(SECRET, "")), token);
+    Ask::get(&url).header("Authorization", &token).send().assert_is(&image.manifest);
+    assert_eq!(registry.count(&[Asked::TokenPost]), 1);
+    assert_eq!(ask("wrong", "").status, 401);
+    let long = ask(SECRET, &format!("&x={}", "x".repeat(MIB)));
+    assert_eq!(long.status, 400);
+    // A registry that wants passwords has no tokens to give: its client is told to bring the password as a header.
+    let basic_registry = self::registry(Access::Basic, &image);
+    let second = Daemon::plan("h2").plain_upstream(basic_registry.authority()).start();
+    let url = format!("{}/token?ns={}", base(&second), basic_registry.authority());
+    assert_eq!(Ask::new("POST", &url).body(&"grant_type=password".into()).send().status, 405);
+}
+
+#[test]
+fn an_old_manifest_is_given_only_where_the_operator_allows_it() {
+    let image = Image::new(MIB, 880);
+    let registry = registry(Access::UserToken, &image);
+    let start = |name: &str, allowed: &str| {
+        let plan = Daemon::plan(name).plain_upstream(registry.authority());
+        plan.set("proxy.authorization.staleIfError", allowed).start()
+    };
+    let daemons = [start("h1", "0s"), start("h2", "1h")];
+    let bearer = format!("Bearer {}", registry.token(Some(USER), REPOSITORY));
+    let ask = |daemon: &Daemon, credential: &str| {
+        let ask = Ask::get(&format!("{}/v2/{}/manifests/1", base(daemon), by_path(&registry)));
+        ask.header("Authorization", credential).send()
+    };
+    for daemon in &daemons {
+        ask(daemon, &bearer).assert_is(&image.manifest);
+    }
+    let [strict, lenient] = &daemons;
+    let check = |status: u16| {
+        assert_eq!(ask(strict, &bearer).status, status, "it is not allowed");
+        ask(lenient, &bearer).assert_is(&image.manifest);
+        assert_eq!(ask(lenient, "Bearer other").status, status, "the registry has never said yes to this caller");
+    };
+    registry.turn(|knobs| knobs.down = true);
+    check(502);
+    registry.turn(|knobs| (knobs.down, knobs.fails) = (false, Some(503)));
+    check(503);
+    assert_eq!(lenient.metric(&["proxy_manifest", "stale"]), 2.0);
+    // A no is an answer, and no failure.
+    registry.turn(|knobs| knobs.fails = None);
+    registry.revoke(USER);
+    assert_eq!(ask(lenient, &bearer).status, 401);
+    let moved = Image::new(MIB, 881);
+    registry.publish(&moved, REPOSITORY, "1");
+    registry.allow(USER, SECRET);
+    let bearer = format!("Bearer {}", registry.token(Some(USER), REPOSITORY));
+    ask(lenient, &bearer).assert_is(&moved.manifest);
 }
 
 #[test]
@@ -246,6 +321,8 @@ fn a_refusal_by_path_says_where_to_log_in() {
         let credential = if challenge.starts_with("Basic ") {
             basic(USER, SECRET)
         } else {
+            let realm = challenge_parameter(challenge, "realm").expect("a realm");
+            assert!(realm.starts_with(&format!("{}/token?ns=", base(&daemon))), "{realm}");
             let ask = ask_for_token(challenge, &format!("repository:{}:pull", by_path(&registry)));
             token_of(&ask.header("Authorization", &basic(USER, SECRET)).send())
         };
@@ -298,14 +375,25 @@ fn registries_with_a_port_have_mirror_ports() {
         }
         let sent = registry.blob_bytes();
         assert!(sent < (image.layer.len() + image.layer.len() / 20) as u64, "the registry sent {sent}");
-        let stranger = Puller::new(&format!("http://{}", fleet.hosts[0].mirror(&registry.url(""))), REPOSITORY);
+        // containerd does not ping, and follows whatever refusal it gets.
+        let base = format!("http://{}", fleet.hosts[0].mirror(&registry.url("")));
+        let refused = Ask::new("POST", &format!("{base}/v2/{REPOSITORY}/blobs/uploads/")).send();
+        let realm = challenge_parameter(refused.line("www-authenticate"), "realm").expect("a realm");
+        assert!(realm.starts_with(&format!("{base}/token?ns=")), "{realm}");
+        let form =
+            format!("grant_type=password&username={USER}&password={SECRET}&scope=repository%3Ateam%2Fapp%3Apush");
+        let form = Ask::new("POST", &realm).body(&form.into());
+        let token = token_of(&form.header("Content-Type", "application/x-www-form-urlencoded").send());
+        let begun = Ask::new("POST", &format!("{base}/v2/{REPOSITORY}/blobs/uploads/")).header("Authorization", &token);
+        assert_eq!(begun.send().status, 202);
+        let stranger = Puller::new(&base, REPOSITORY);
         let mut stranger = stranger.user(USER, "wrong");
         assert_eq!(stranger.get(&format!("blobs/{}", digest(&image.layer))).status, 401);
     }
 }
 
 /// Requests for tokens of a registry, with a credential each.
-fn token_asks(registry: &TestRegistry, host: &Daemon, count: usize) -> Vec<Ask> {
+pub(crate) fn token_asks(registry: &TestRegistry, host: &Daemon, count: usize) -> Vec<Ask> {
     let url = |number: usize| registry.token_url_for(&format!("repository:r{number}:pull"));
     (0..count).map(|number| Ask::get(&url(number)).via(host.proxy())).collect()
 }
@@ -391,70 +479,6 @@ fn an_anonymous_token_is_given_again_until_it_is_about_to_end() {
     let first = token_of(&other.clone().send());
     let second = wait_for("another token", || Some(token_of(&other.clone().send())).filter(|token| *token != first));
     assert_ne!(first, second);
-}
-
-#[test]
-fn an_endpoint_that_wants_peace_gets_it() {
-    let registry = registry(Access::AnonymousToken, &Image::new(MIB, 851));
-    let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).start();
-    registry.turn(|knobs| knobs.token_endpoint = TokenEndpoint::TooMany(3600));
-    for round in 0..3 {
-        for answer in all(token_asks(&registry, &daemon, 10)) {
-            assert!(matches!(answer.status, 429 | 503), "{}", answer.status);
-            let seconds: u64 = answer.line("retry-after").parse().expect("a number of seconds");
-            assert!((3500..=3600).contains(&seconds), "{seconds}");
-        }
-        assert!(registry.token_requests() <= 4, "round {round}: {} requests", registry.token_requests());
-    }
-    let by_path = Ask::get(&format!("{}/v2/{}/manifests/1", base(&daemon), by_path(&registry))).send();
-    assert!(matches!(by_path.status, 401 | 502 | 503), "a mirror never says 429, but {}", by_path.status);
-    assert!(registry.token_requests() <= 4);
-}
-
-#[test]
-fn peace_ends_when_the_endpoint_says() {
-    let registry = registry(Access::AnonymousToken, &Image::new(MIB, 852));
-    let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).start();
-    registry.turn(|knobs| knobs.token_endpoint = TokenEndpoint::TooMany(1));
-    let ask = token_asks(&registry, &daemon, 1).remove(0);
-    let held = ask.clone().send();
-    assert!(matches!(held.status, 429 | 503), "{}", held.status);
-    registry.turn(|knobs| knobs.token_endpoint = TokenEndpoint::Good);
-    wait_for("a token", || (ask.clone().send().status == 200).then_some(()));
-}
-
-#[test]
-fn a_token_endpoint_in_trouble_is_a_sentence_and_no_hang() {
-    let image = Image::new(MIB, 853);
-    let registry = registry(Access::AnonymousToken, &image);
-    let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).set("proxy.headTimeout", "1s").start();
-    let url = format!("{}/v2/{}/manifests/1", base(&daemon), by_path(&registry));
-    let check = |what: &str| {
-        let answer = Ask::get(&url).send();
-        assert!(matches!(answer.status, 401 | 502 | 504), "{what}: {}", answer.status);
-        if answer.status == 401 {
-            assert_ne!(answer.line("www-authenticate"), "", "{what}");
-        } else {
-            let text = String::from_utf8_lossy(&answer.body).into_owned();
-            assert!(text.len() < 400 && text.trim_end().ends_with('.') && text.lines().count() == 1, "{what}: {text}");
-        }
-    };
-    for endpoint in [TokenEndpoint::Down, TokenEndpoint::Html] {
-        registry.turn(|knobs| knobs.token_endpoint = endpoint);
-        check(&format!("{endpoint:?}"));
-    }
-    registry.turn(|knobs| {
-        knobs.token_endpoint = TokenEndpoint::Good;
-        knobs.token_gate = Some(Gate::at(0));
-    });
-    check("silent");
-    registry.turn(|knobs| knobs.token_gate = None);
-    for realm in ["http://169.254.169.254/token", "http://[fe80::1]/token", "ftp://127.0.0.1/token", "token", ""] {
-        registry.turn(|knobs| knobs.realm = Some(realm.into()));
-        check(realm);
-    }
-    registry.turn(|knobs| knobs.realm = None);
-    Ask::get(&url).send().assert_is(&image.manifest);
 }
 
 #[test]

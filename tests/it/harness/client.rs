@@ -1,6 +1,6 @@
 //! A client that shows exactly how a transfer went and how it ended.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +11,7 @@ use hyper::{HeaderMap, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{block_on, spawn, tls};
 
@@ -77,6 +77,7 @@ pub(crate) struct Ask {
     method: String,
     url: String,
     proxy: Option<SocketAddr>,
+    from: Option<IpAddr>,
     headers: Vec<(String, String)>,
     body: Bytes,
     trusted: Vec<u8>,
@@ -93,6 +94,7 @@ impl Ask {
             method: method.into(),
             url: url.into(),
             proxy: None,
+            from: None,
             headers: Vec::new(),
             body: Bytes::new(),
             trusted: Vec::new(),
@@ -102,6 +104,12 @@ impl Ask {
     /// Goes through a proxy; with CONNECT when the URL is https.
     pub(crate) fn via(mut self, proxy: SocketAddr) -> Self {
         self.proxy = Some(proxy);
+        self
+    }
+
+    /// Connects from this address of this machine, as if it were another host.
+    pub(crate) fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
         self
     }
 
@@ -171,7 +179,11 @@ impl Ask {
             Some(proxy) => proxy,
             None => tokio::net::lookup_host(&authority).await.ok().and_then(|mut all| all.next()).expect("an address"),
         };
-        let stream = TcpStream::connect(target).await.expect("a connection");
+        let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.expect("a socket");
+        if let Some(address) = self.from {
+            socket.bind(SocketAddr::new(address, 0)).expect("an address of this machine");
+        }
+        let stream = socket.connect(target).await.expect("a connection");
         stream.set_nodelay(true).expect("a live socket");
         if !tls {
             return self.talk(Box::new(stream), self.proxy.is_some(), &uri, None).await;

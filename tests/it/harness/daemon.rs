@@ -192,6 +192,11 @@ impl Daemon {
         self.address("data")
     }
 
+    /// Where peers ask it for its pieces' lists.
+    pub(crate) fn peer_address(&self) -> SocketAddr {
+        self.address("peer")
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.addresses["socket"].as_str().expect("the socket's path").into()
     }
@@ -238,6 +243,13 @@ impl Daemon {
     pub(crate) fn kill_and_start_again(&mut self) {
         self.process.kill();
         (self.process, self.addresses) = self.plan.launch();
+    }
+
+    /// Asks it to end, and starts it again with another setting.
+    pub(crate) fn start_again_with(&mut self, path: &str, value: impl Into<Value>) {
+        assert!(self.stop().success());
+        set(&mut self.plan.config, path, value.into());
+        self.start_again();
     }
 
     /// Starts it again after it has ended.

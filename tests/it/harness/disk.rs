@@ -57,12 +57,17 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 /// Panics if any file below a directory contains these bytes.
 #[track_caller]
 pub(crate) fn assert_nowhere(needle: impl AsRef<[u8]>, directory: &Path) {
-    let needle = needle.as_ref();
+    assert_no_file(directory, |bytes| contains(bytes, needle.as_ref()));
+}
+
+/// Panics if any file below a directory looks like this.
+#[track_caller]
+pub(crate) fn assert_no_file(directory: &Path, look: impl Fn(&[u8]) -> bool) {
     let files = files_below(directory);
     assert!(!files.is_empty(), "nothing is below {}", directory.display());
     for path in files {
         // A socket or a file that has gone meanwhile holds nothing.
         let bytes = fs::read(&path).unwrap_or_default();
-        assert!(!contains(&bytes, needle), "{} has it", path.display());
+        assert!(!look(&bytes), "{} has it", path.display());
     }
 }

@@ -15,9 +15,11 @@ mod liar;
 mod oci;
 mod origin;
 mod pages;
+mod planted;
 mod process;
 mod raw;
 mod registry;
+mod rpc_tap;
 mod runtimes;
 mod tap;
 mod tls;
@@ -27,19 +29,22 @@ pub(crate) use addresses::Addresses;
 pub(crate) use client::{Answer, Ask, Ending};
 pub(crate) use content::{contains, random, sha256_hex};
 pub(crate) use daemon::{Daemon, DaemonPlan, Scheduler, binary};
-pub(crate) use disk::{Mount, assert_nowhere, rot};
+pub(crate) use disk::{Mount, assert_no_file, assert_nowhere, rot};
 pub(crate) use fleet::{Fleet, all};
 pub(crate) use image::{Image, digest};
 pub(crate) use liar::Liar;
 pub(crate) use oci::{
-    Access, Kind as Asked, Puller, Seen, TestRegistry, TokenEndpoint, ask_for_token, basic, token_of,
+    Access, Kind as Asked, Puller, Seen, TestRegistry, TokenEndpoint, ask_for_token, basic, challenge_parameter,
+    token_of,
 };
 pub(crate) use origin::Origin;
 pub(crate) use pages::{Framing, Gate, Kind, Page};
+pub(crate) use planted::Planted;
 pub(crate) use process::Process;
 pub(crate) use raw::{RawOrigin, Reply, connect, exchange, read_head};
 pub(crate) use registry::Registry;
-pub(crate) use runtimes::{Containerd, Containers, Copying, Curl, Docker, HostView, Pull, Runtime, Way};
+pub(crate) use rpc_tap::RpcTap;
+pub(crate) use runtimes::{Containerd, Containers, Cri, Curl, Docker, HostView, Pull, Runtime, Way};
 pub(crate) use tap::Tap;
 pub(crate) use tls::Authority;
 pub(crate) use tools::{Done, Tool, curl, run, skipped};

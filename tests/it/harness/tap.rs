@@ -19,9 +19,9 @@ pub(crate) struct Tap {
 type Carried = Arc<Mutex<Vec<Vec<u8>>>>;
 
 impl Tap {
-    /// Listens on the loopback address, and connects to `target` for each connection.
-    pub(crate) fn start(target: SocketAddr) -> Self {
-        let listener = block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
+    /// Listens at `listen`, and connects to `target` for each connection.
+    pub(crate) fn start(listen: SocketAddr, target: SocketAddr) -> Self {
+        let listener = block_on(TcpListener::bind(listen)).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let carried = Carried::default();
         let server = spawn(accept(listener, target, Arc::clone(&carried)));
@@ -34,8 +34,13 @@ impl Tap {
 
     /// Whether these bytes went by, in either direction.
     pub(crate) fn carried(&self, needle: &[u8]) -> bool {
+        self.any(|bytes| contains(bytes, needle))
+    }
+
+    /// Whether something that went by looks like this.
+    pub(crate) fn any(&self, look: impl Fn(&[u8]) -> bool) -> bool {
         let carried = self.carried.lock().expect("no panic with the lock");
-        carried.iter().any(|bytes| contains(bytes, needle))
+        carried.iter().any(|bytes| look(bytes))
     }
 }
 

@@ -111,6 +111,9 @@ pub(super) async fn token_endpoint(asked: &Asked, state: &State, knobs: &Knobs) 
             set(&mut answer, "retry-after", &seconds.to_string());
             return Ok(answer);
         }
+        TokenEndpoint::TooManyUnsaid => {
+            return Ok(error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "come back later"));
+        }
     }
     Ok(if asked.head.method == Method::GET {
         give_for_get(asked, state, knobs)

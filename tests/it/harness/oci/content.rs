@@ -121,7 +121,7 @@ fn blob(asked: &Asked, state: &State, knobs: &Knobs, name: &str, digest: &str) -
     }
     let expires = SystemTime::now() + SIGNED_FOR;
     let expires = expires.duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs().to_string();
-    let signature = state.store().signature(digest, &expires);
+    let signature = state.store().signature(&asked.head.method, digest, &expires);
     let path = format!("/store/{digest}?Expires={expires}&Signature={signature}&Key-Pair-Id=K1");
     let mut answer = empty(StatusCode::TEMPORARY_REDIRECT);
     let url = match &state.places.store {
@@ -133,7 +133,7 @@ fn blob(asked: &Asked, state: &State, knobs: &Knobs, name: &str, digest: &str) -
 }
 
 /// A blob behind a signed URL. As the large stores do, this one refuses a request with two kinds of credentials, and a
-/// HEAD with a signature that was made for GET.
+/// HEAD with a signature that was made for GET, or the other way round.
 fn stored(asked: &Asked, state: &State, knobs: &Knobs) -> Answer {
     let digest = asked.head.uri.path().trim_start_matches("/store/");
     let (expires, signature) = (asked.parameter("Expires"), asked.parameter("Signature"));
@@ -142,9 +142,9 @@ fn stored(asked: &Asked, state: &State, knobs: &Knobs) -> Answer {
     if asked.line("authorization").is_some() && state.places.store.is_some() {
         return error(StatusCode::BAD_REQUEST, "INVALID", "only one way of authentication is allowed");
     }
-    let good =
-        signature == state.store().signature(digest, &expires) && expires.parse().is_ok_and(|end: u64| end > now);
-    if !good || asked.kind == Kind::StoreHead {
+    let good = signature == state.store().signature(&asked.head.method, digest, &expires)
+        && expires.parse().is_ok_and(|end: u64| end > now);
+    if !good {
         return error(StatusCode::FORBIDDEN, "DENIED", "the signature is not good for this request");
     }
     match state.store().any_blob(digest) {

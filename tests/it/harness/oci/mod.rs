@@ -217,6 +217,18 @@ impl TestRegistry {
         self.state.store().manifest(repository, tag).map(|(_, manifest)| manifest)
     }
 
+    /// Whether it has an image with this configuration, and all the blobs of it.
+    pub(crate) fn has_image(&self, repository: &str, tag: &str, config: &[u8]) -> bool {
+        let Some(manifest) = self.manifest(repository, tag) else { return false };
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("a manifest in JSON");
+        let layers = manifest["layers"].as_array().into_iter().flatten();
+        let blobs: Vec<_> = layers.chain([&manifest["config"]]).filter_map(|blob| blob["digest"].as_str()).collect();
+        let store = self.state.store();
+        blobs.len() > 1
+            && manifest["config"]["digest"] == super::digest(config)
+            && blobs.iter().all(|digest| store.blob(repository, digest).is_some())
+    }
+
     /// Lets a user in, by this password.
     pub(crate) fn allow(&self, user: &str, password: &str) {
         self.state.store().users.insert(user.into(), password.into());

@@ -101,6 +101,8 @@ async fn answer(
         let answer = access::token_endpoint(&asked, &state, &knobs).await;
         state.at_token.fetch_sub(1, Ordering::SeqCst);
         answer?
+    } else if let Some(status) = knobs.fails {
+        error(StatusCode::from_u16(status).expect("a status"), "UNAVAILABLE", "out of order")
     } else {
         if let (Kind::ManifestGet | Kind::ManifestHead, Some(gate)) = (kind, &knobs.manifest_gate) {
             gate.pass(0).await;

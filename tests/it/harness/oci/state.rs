@@ -67,6 +67,8 @@ pub(crate) enum TokenEndpoint {
     Html,
     /// 429, to come back after so many seconds.
     TooMany(u64),
+    /// 429, and not a word of when to come back.
+    TooManyUnsaid,
 }
 
 /// How a registry is told to behave.
@@ -92,6 +94,8 @@ pub(crate) struct Knobs {
     pub(crate) sign_in: Option<u16>,
     /// HEAD of a blob is 405.
     pub(crate) refuses_head: bool,
+    /// The registry itself answers everything with this status.
+    pub(crate) fails: Option<u16>,
     /// Connections are dropped, of the registry and of its store.
     pub(crate) down: bool,
     /// Tags in one page of the list.
@@ -112,6 +116,7 @@ impl Default for Knobs {
             blob_gate: None,
             sign_in: None,
             refuses_head: false,
+            fails: None,
             down: false,
             page_size: 100,
         }
@@ -260,8 +265,8 @@ impl Store {
     }
 
     /// The signature of a blob's URL. It contains [`SECRET`]: it may stand in no log.
-    pub(super) fn signature(&self, digest: &str, expires: &str) -> String {
-        let signed = format!("{} {digest} {expires}", self.generation);
+    pub(super) fn signature(&self, method: &http::Method, digest: &str, expires: &str) -> String {
+        let signed = format!("{} {method} {digest} {expires}", self.generation);
         format!("{SECRET}-{}", sha256_hex(signed.as_bytes()))
     }
 }

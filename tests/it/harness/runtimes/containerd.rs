@@ -47,8 +47,9 @@ impl Containerd {
     }
 }
 
-impl Runtime for Containerd {
-    fn pull(&mut self, pull: &Pull<'_>) -> Result<(), String> {
+impl Containerd {
+    /// A command that is pointed at the host.
+    fn begin(&self, pull: &Pull<'_>, words: &[&str]) -> Command {
         let hosts = self.home.path().join("certs.d").join(&pull.host.name);
         let mirror = match pull.way {
             Way::Mirror => Some(pull.host.proxy),
@@ -57,7 +58,7 @@ impl Runtime for Containerd {
         };
         if let Some(mirror) = mirror {
             let text = format!(
-                "server = \"https://{}\"\n[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+                "server = \"https://{}\"\n[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\", \"push\"]\n",
                 pull.registry
             );
             write(&hosts.join(pull.registry).join("hosts.toml"), &text);
@@ -65,32 +66,48 @@ impl Runtime for Containerd {
         // The client program asks the registries itself, so the settings of a proxy are its own.
         let mut command = self.ctr();
         pull.environment(&mut command);
-        command.args(["content", "fetch"]);
+        command.args(words);
         if mirror.is_some() {
             command.arg("--hosts-dir").arg(&hosts);
-            // A challenge that the mirror passes on leads to the registry's own authorisation service, so for a private
-            // image containerd has to trust that. How much the registry sent says that the image came by the mirror.
-            if pull.user.is_some() {
-                command.env("SSL_CERT_FILE", pull.registry_ca);
-            }
         }
         if let Some((user, password)) = pull.user {
             command.args(["--user", &format!("{user}:{password}")]);
         }
-        let done = run(command.arg(pull.name()));
+        command
+    }
+
+    fn remove(&self, name: &str) -> Result<(), String> {
+        let removed = run(self.ctr().args(["images", "rm", "--sync", name]));
+        removed.ok.then_some(()).ok_or(removed.errors)
+    }
+}
+
+impl Runtime for Containerd {
+    fn pull(&mut self, pull: &Pull<'_>) -> Result<(), String> {
+        let done = run(self.begin(pull, &["content", "fetch"]).arg(pull.name()));
         if !done.ok {
             return Err(done.errors);
         }
         let layer = run(self.ctr().args(["content", "get", &digest(&pull.image.layer)]));
-        let removed = run(self.ctr().args(["images", "rm", "--sync", &pull.name()]));
-        if !removed.ok {
-            return Err(removed.errors);
-        }
+        self.remove(&pull.name())?;
         let left = run(self.ctr().args(["content", "get", &digest(&pull.image.layer)]));
         match layer.output == pull.image.layer {
             true if left.ok => Err("the layer is still there after its removal".into()),
             true => Ok(()),
             false => Err(format!("the layer differs: {}", layer.errors)),
         }
+    }
+
+    fn push(&mut self, pull: &Pull<'_>, to: &str) -> Result<(), String> {
+        let (from, to) = (pull.name(), format!("{}/{to}", pull.registry));
+        let steps = [
+            self.begin(pull, &["content", "fetch"]).arg(&from),
+            self.ctr().args(["images", "tag", &from, &to]),
+            self.begin(pull, &["images", "push"]).arg(&to),
+        ]
+        .map(run);
+        self.remove(&from)?;
+        self.remove(&to)?;
+        steps.into_iter().find(|done| !done.ok).map_or(Ok(()), |done| Err(done.errors))
     }
 }

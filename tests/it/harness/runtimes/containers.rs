@@ -24,16 +24,6 @@ impl Containers {
     }
 }
 
-/// What a copy needs to know: both ends are at the mirror.
-pub(crate) struct Copying<'a> {
-    /// What stands for the registry where its mirror is named.
-    pub(crate) mirror: &'a str,
-    /// `REPOSITORY:TAG` of both ends.
-    pub(crate) from: &'a str,
-    pub(crate) to: &'a str,
-    pub(crate) user: (&'a str, &'a str),
-}
-
 /// Neither signatures nor any registry of the machine.
 const POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
 
@@ -61,67 +51,71 @@ fn auth_json(pull: &Pull<'_>) -> String {
 }
 
 impl Containers {
-    /// Pulls and pushes at a mirror, with skopeo.
-    pub(crate) fn copy(&self, copying: &Copying<'_>) -> Result<(), String> {
-        let home = tempfile::tempdir().expect("a temporary directory");
-        let path = |name: &str| home.path().join(name).to_string_lossy().into_owned();
-        write(Path::new(&path("policy.json")), POLICY);
-        let (user, password) = copying.user;
-        let credentials = format!("{user}:{password}");
+    /// A command that is told of the mirror, or of the proxy.
+    fn begin(&self, home: &Path, pull: &Pull<'_>) -> Command {
+        let path = |name: &str| home.join(name);
+        write(&path("policy.json"), POLICY);
+        write(&path("registries.conf"), &registries_conf(pull));
+        write(&path("auth.json"), &auth_json(pull));
         let mut command: Command = self.tool.command();
-        clean(&mut command, home.path());
-        command.args([
-            "--policy",
-            &path("policy.json"),
-            "copy",
-            "--preserve-digests",
-            "--src-tls-verify=false",
-            "--dest-tls-verify=false",
-        ]);
-        command.args(["--src-creds", &credentials, "--dest-creds", &credentials]);
-        command.args([copying.from, copying.to].map(|end| format!("docker://{}/{end}", copying.mirror)));
+        clean(&mut command, home);
+        pull.environment(&mut command);
+        command.env("CONTAINERS_REGISTRIES_CONF", path("registries.conf")).env("REGISTRY_AUTH_FILE", path("auth.json"));
+        if self.name == "skopeo" {
+            // Unlike its siblings it does not look at the environment for this file.
+            command.arg("--registries-conf").arg(path("registries.conf")).arg("--policy").arg(path("policy.json"));
+        } else {
+            command.arg("--root").arg(path("root")).arg("--runroot").arg(path("runroot"));
+            command.args(["--storage-driver", "vfs"]);
+        }
+        command
+    }
+
+    fn fetch(&self, home: &Path, pull: &Pull<'_>) -> Result<(), String> {
+        let mut command = self.begin(home, pull);
+        match self.name {
+            "skopeo" => command.args(["copy", &format!("docker://{}", pull.name())]).arg(directory(home)),
+            _ => command.args(["pull", "--signature-policy"]).arg(home.join("policy.json")).arg(pull.name()),
+        };
         let done = run(&mut command);
         done.ok.then_some(()).ok_or(done.errors)
     }
 }
 
+/// Where skopeo puts an image.
+fn directory(home: &Path) -> String {
+    format!("dir:{}", home.join("image").display())
+}
+
 impl Runtime for Containers {
     fn pull(&mut self, pull: &Pull<'_>) -> Result<(), String> {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let path = |name: &str| home.path().join(name).to_string_lossy().into_owned();
-        write(Path::new(&path("policy.json")), POLICY);
-        write(Path::new(&path("registries.conf")), &registries_conf(pull));
-        write(Path::new(&path("auth.json")), &auth_json(pull));
-        let begin = || {
-            let mut command: Command = self.tool.command();
-            clean(&mut command, home.path());
-            pull.environment(&mut command);
-            command
-                .env("CONTAINERS_REGISTRIES_CONF", path("registries.conf"))
-                .env("REGISTRY_AUTH_FILE", path("auth.json"));
-            if self.name != "skopeo" {
-                command.args(["--root", &path("root"), "--runroot", &path("runroot"), "--storage-driver", "vfs"]);
-            }
-            command
-        };
-        let mut command = begin();
-        match self.name {
-            // Unlike its siblings it does not look at the environment for this file.
-            "skopeo" => command
-                .args(["--registries-conf", &path("registries.conf"), "--policy", &path("policy.json"), "copy"])
-                .args([format!("docker://{}", pull.name()), format!("dir:{}", path("image"))]),
-            _ => command.args(["pull", "--signature-policy", &path("policy.json"), &pull.name()]),
-        };
-        let done = run(&mut command);
-        if !done.ok {
-            return Err(done.errors);
-        }
+        self.fetch(home.path(), pull)?;
         if self.name == "skopeo" {
             let layer = std::fs::read(home.path().join("image").join(&digest(&pull.image.layer)[7..]));
             return layer.is_ok_and(|layer| layer == pull.image.layer).then_some(()).ok_or("the layer differs".into());
         }
-        let images = run(begin().args(["images", "--quiet", "--no-trunc"]));
+        let images = run(self.begin(home.path(), pull).args(["images", "--quiet", "--no-trunc"]));
         let found = String::from_utf8_lossy(&images.output).contains(&digest(&pull.image.config)[7..]);
         found.then_some(()).ok_or(format!("the image is not there: {}", images.errors))
+    }
+
+    fn push(&mut self, pull: &Pull<'_>, to: &str) -> Result<(), String> {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        self.fetch(home.path(), pull)?;
+        let is_mirror = matches!(pull.way, Way::Mirror | Way::Port);
+        let to = format!("docker://{}/{to}", pull.pushed_to());
+        let mut command = self.begin(home.path(), pull);
+        match self.name {
+            "skopeo" => {
+                command.args(["copy", "--preserve-digests", &format!("--dest-tls-verify={}", !is_mirror)]);
+                command.args([directory(home.path()), to]);
+            }
+            _ => {
+                command.args(["push", &format!("--tls-verify={}", !is_mirror), &pull.name(), &to]);
+            }
+        }
+        let done = run(&mut command);
+        done.ok.then_some(()).ok_or(done.errors)
     }
 }

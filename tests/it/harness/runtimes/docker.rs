@@ -107,10 +107,7 @@ impl Docker {
         user: Option<(&str, &str)>,
         image: &Image,
     ) -> Result<(), String> {
-        let auth =
-            |(user, password)| (login.to_owned(), json!({ "auth": STANDARD.encode(format!("{user}:{password}")) }));
-        let auths: serde_json::Map<_, _> = user.map(auth).into_iter().collect();
-        write(&daemon.join("client/config.json"), &json!({ "auths": auths }).to_string());
+        write_auth(daemon, login, user);
         let done = run(self.client(daemon).args(["pull", "--quiet", name]));
         if !done.ok {
             return Err(done.errors);
@@ -125,6 +122,13 @@ impl Docker {
     }
 }
 
+/// Writes what `docker login` leaves behind.
+fn write_auth(daemon: &Path, login: &str, user: Option<(&str, &str)>) {
+    let auth = |(user, password)| (login.to_owned(), json!({ "auth": STANDARD.encode(format!("{user}:{password}")) }));
+    let auths: serde_json::Map<_, _> = user.map(auth).into_iter().collect();
+    write(&daemon.join("client/config.json"), &json!({ "auths": auths }).to_string());
+}
+
 impl Drop for Dockerd {
     fn drop(&mut self) {
         // It ends its own containerd when it is asked to end.
@@ -133,16 +137,36 @@ impl Drop for Dockerd {
     }
 }
 
+/// Where a password is kept for a name: there is one for a host, whatever the path.
+fn login_of(registry: &str) -> &str {
+    registry.split('/').next().unwrap_or_default()
+}
+
 impl Runtime for Docker {
     fn pull(&mut self, pull: &Pull<'_>) -> Result<(), String> {
         let daemon = self.daemon(pull);
-        let registry = match pull.way {
-            Way::Mirror | Way::Port => pull.mirror_name(),
-            Way::Proxy | Way::Direct => pull.registry.to_owned(),
-        };
-        // It knows one password for a host, whatever the path.
-        let login = registry.split('/').next().unwrap_or_default();
+        let registry = pull.pushed_to();
         let name = format!("{registry}/{}:{}", pull.repository, pull.tag);
-        self.pull_at(&daemon, &name, login, pull.user, pull.image)
+        self.pull_at(&daemon, &name, login_of(&registry), pull.user, pull.image)
+    }
+
+    fn push(&mut self, pull: &Pull<'_>, to: &str) -> Result<(), String> {
+        let daemon = self.daemon(pull);
+        let registry = pull.pushed_to();
+        let (from, to) = (format!("{registry}/{}:{}", pull.repository, pull.tag), format!("{registry}/{to}"));
+        write_auth(&daemon, login_of(&registry), pull.user);
+        let steps: [&[&str]; 4] = [
+            &["pull", "--quiet", &from],
+            &["tag", &from, &to],
+            &["push", &to],
+            &["image", "rm", "--force", &from, &to],
+        ];
+        for step in steps {
+            let done = run(self.client(&daemon).args(step));
+            if !done.ok {
+                return Err(done.errors);
+            }
+        }
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 mod containerd;
 mod containers;
+mod cri;
 mod curl;
 mod docker;
 
@@ -11,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(crate) use containerd::Containerd;
-pub(crate) use containers::{Containers, Copying};
+pub(crate) use containers::Containers;
+pub(crate) use cri::Cri;
 pub(crate) use curl::Curl;
 pub(crate) use docker::Docker;
 
@@ -84,6 +86,14 @@ impl Pull<'_> {
         }
     }
 
+    /// What stands for the registry in a name under which something is pushed.
+    fn pushed_to(&self) -> String {
+        match self.way {
+            Way::Mirror | Way::Port => self.mirror_name(),
+            Way::Proxy | Way::Direct => self.registry.to_owned(),
+        }
+    }
+
     /// The settings of a Go program for this way.
     fn environment(&self, command: &mut Command) {
         match self.way {
@@ -100,6 +110,9 @@ impl Pull<'_> {
 pub(crate) trait Runtime {
     /// Pulls the image into an empty store, looks whether it is the right one, and empties the store.
     fn pull(&mut self, pull: &Pull<'_>) -> Result<(), String>;
+
+    /// Pulls the image, and pushes it to the same registry in the same way, to this `REPOSITORY:TAG`.
+    fn push(&mut self, pull: &Pull<'_>, to: &str) -> Result<(), String>;
 }
 
 /// Writes a file, and the directories above it.
