@@ -18,6 +18,7 @@ mod graph;
 mod holders;
 mod hosts;
 mod machine;
+mod pace;
 mod peer;
 mod pieces;
 mod place;

@@ -1,11 +1,12 @@
 //! What a peer with an open conversation reports.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use damselfly_core::swarm::{Answer, PieceFault, Report, SourceWish};
 use damselfly_core::{Geometry, Moment, PeerId, PieceDigest, PieceNumber};
 
-use crate::machine::Core;
+use crate::machine::{Core, Wake};
 use crate::peer::Peer;
 use crate::place::Choice;
 use crate::{Fact, Output};
@@ -69,6 +70,17 @@ impl Core {
             return;
         }
         let first = state.pieces.is_empty();
+        if let Some(parent) = parent {
+            state.forgive(parent);
+            let (waits, was_offered) = (state.ticket.is_some(), state.was_offered(parent));
+            if waits {
+                self.note_freed(&task);
+            }
+            if was_offered {
+                self.passed_on(now, parent);
+            }
+        }
+        let Some(state) = self.peers.get(peer) else { return };
         let vouches = state.extended && parent.is_none() && geometry.is_some();
         self.add_piece(peer, piece);
         // Nobody else's word counts: who was not sent to the source may say anything.
@@ -106,7 +118,11 @@ impl Core {
             }
             return;
         }
-        state.remember_failure(parent.clone(), most);
+        let rest = (fault != PieceFault::Bad).then_some(self.config.failure_rest);
+        let rested = state.remember_failure(parent.clone(), now, rest, most);
+        if let Some(at) = rested {
+            self.wake_at(at, Wake::Rested(peer.clone()));
+        }
         let Some(host) = self.peers.get(parent).map(|parent| parent.host.clone()) else { return };
         self.unlink(parent, peer);
         if was_offered && fault == PieceFault::Bad {
@@ -119,7 +135,7 @@ impl Core {
             self.missed(&host, &by);
         }
         let Some(state) = self.peers.get(peer) else { return };
-        if state.is_idle() && state.ticket.is_none() {
+        if state.lacks_parents() && state.ticket.is_none() {
             self.place(now, peer);
         } else if was_offered && state.extended && !state.parents.is_empty() {
             // Another one in its place, if there is one.
@@ -149,11 +165,18 @@ impl Core {
         state.asked = true;
         state.source_spent = false;
         self.unsettled.work.insert(state.task);
+        let mut rested = BTreeSet::new();
         for parent in failed.into_iter().take(most) {
-            state.remember_failure(parent, most);
+            // Those that it reported one by one rest already.
+            if !state.avoids(&parent, now) {
+                rested.extend(state.remember_failure(parent, now, Some(self.config.failure_rest), most));
+            }
         }
         let useless: Vec<PeerId> =
-            state.parents.iter().filter(|id| state.failed.contains(*id) || !state.extended).cloned().collect();
+            state.parents.iter().filter(|id| state.avoids(id, now) || !state.extended).cloned().collect();
+        for at in rested {
+            self.wake_at(at, Wake::Rested(peer.clone()));
+        }
         for parent in useless {
             self.unlink(&parent, peer);
         }

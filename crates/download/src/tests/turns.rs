@@ -101,7 +101,7 @@ fn a_piece_that_a_parent_is_slow_to_give_goes_to_the_next_that_has_a_turn() {
 fn a_turn_of_a_parent_that_was_left_is_passed() {
     let mut bench = Bench::whole(1);
     bench.queueing(&[("a", &[0])]);
-    bench.tell(Event::ParentGone { parent: peer("a") });
+    bench.tell(Event::ParentGone { parent: peer("a"), fault: PieceFault::Gone });
     assert_eq!(bench.turn("a", &[0]), [Action::PassTurn { parent: peer("a") }]);
 }
 
@@ -153,7 +153,10 @@ fn late() -> Bench {
 fn a_reader_whose_next_piece_nobody_brings_has_it_from_the_source_within_three_seconds() {
     let mut bench = late();
     let (waited, actions) = bench.wait();
-    assert_eq!((waited, actions), (secs(2), vec![Action::Report(Report::Late { piece: PieceNumber(0) })]));
+    assert_eq!(
+        (waited, actions),
+        (Config::default().late, vec![Action::Report(Report::Late { piece: PieceNumber(0) })])
+    );
     // The scheduler says nothing.
     let (waited, actions) = bench.wait();
     assert!(waited <= secs(1));
