@@ -34,11 +34,16 @@ impl Download {
         self.took.unwrap_or(USUAL).saturating_mul(SLOW_FACTOR) + self.config.slow_margin
     }
 
+    /// How many pieces come that are not slow.
+    fn quick(&self) -> usize {
+        self.pieces.iter().flat_map(|pieces| pieces.fetches.values()).filter(|fetch| !fetch.slow).count()
+    }
+
     /// Whether one more piece may come in a turn.
     fn has_room(&self) -> bool {
         let Some(pieces) = &self.pieces else { return false };
-        let quick = pieces.fetches.values().filter(|fetch| !fetch.slow).count();
-        quick < self.config.turns_at_once as usize && pieces.fetches.len() < self.config.concurrent_pieces as usize
+        self.quick() < self.config.turns_at_once as usize
+            && pieces.fetches.len() < self.config.concurrent_pieces as usize
     }
 
     /// Asks every parent for a turn that could use it.
@@ -117,8 +122,7 @@ impl Download {
                 && parent.has.contains(*piece)
                 && self.proofs.allow(*piece)
         };
-        let quick = pieces.fetches.values().filter(|fetch| !fetch.slow).count();
-        if quick > self.config.turns_at_once as usize {
+        if self.quick() > self.config.turns_at_once as usize {
             return None;
         }
         let next: Vec<_> = self.readers.windows(pieces, 1).map(|next| PieceNumber(next.start)).collect();
@@ -130,6 +134,9 @@ impl Download {
 
     /// A piece that another parent is slow to give: it is taken from that one. The oldest first.
     fn take_over(&mut self, now: Moment, peer: &PeerId) -> Option<PieceNumber> {
+        if self.quick() >= self.config.turns_at_once as usize {
+            return None;
+        }
         let pieces = self.pieces.as_ref()?;
         let parent = self.parents.followed.get(peer)?;
         let slow = pieces.fetches.iter().filter(|(piece, fetch)| {

@@ -213,3 +213,24 @@ fn a_piece_that_trickles_from_a_parent_is_taken_from_it_for_a_reader_that_waits(
     }
     assert!(bench.now.since(begun) <= secs(7), "{:?}", bench.now.since(begun));
 }
+
+/// However many fetches become slow, and however many turns are given meanwhile, no more come than may: at most one beside
+/// them, which a reader waits for.
+#[test]
+fn what_is_taken_over_from_slow_parents_is_bounded_like_all_else() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    let config = Config { jitter: Duration::ZERO, ..Config::default() };
+    let mut bench = Bench::new(Setup { config, ..setup(Some(32)) });
+    bench.wants(1, RangeWish::Whole);
+    let all: Vec<u32> = (0..32).collect();
+    bench.queueing(&names.map(|name| (name, &all[..])));
+    for _ in 0..6 {
+        for name in names {
+            bench.tell(Event::Turn { parent: peer(name), least_sent: Vec::new() });
+        }
+        bench.wait();
+    }
+    let fetches = &bench.download.pieces.as_ref().expect("the geometry is known").fetches;
+    let quick = fetches.values().filter(|fetch| !fetch.slow).count();
+    assert!(quick <= Config::default().turns_at_once as usize + 1, "{quick}");
+}
