@@ -126,7 +126,11 @@ impl Driver {
             if let Err(error) = &ended {
                 debug!(parent = %name, %error, "a parent cannot be followed");
             }
-            Done::Unfollowed { parent: name, turn, clean: ended.is_ok() }
+            let fault = ended.err().map(|error| match error {
+                SyncError::Missing => PieceFault::Missing,
+                SyncError::Gone(_) | SyncError::Senseless(_) => PieceFault::Gone,
+            });
+            Done::Unfollowed { parent: name, turn, fault }
         });
         if let Some((_, before)) = self.follows.insert(parent, (turn, work)) {
             before.abort();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use damselfly_core::swarm::{Answer, Report};
+use damselfly_core::swarm::{Answer, PieceFault, Report};
 use damselfly_core::{Audience, ByteRange, Geometry, Moment, PeerId, PieceNumber, PieceSet};
 use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
@@ -63,7 +63,8 @@ pub(crate) enum Done {
     Unfollowed {
         parent: PeerId,
         turn: u64,
-        clean: bool,
+        /// `None` where it has said all that it has.
+        fault: Option<PieceFault>,
     },
     Verified(std::io::Result<bool>),
 }
@@ -367,10 +368,10 @@ impl Driver {
             Done::Unfollowed { parent, turn, .. } if self.follows.get(&parent).is_none_or(|(now, _)| *now != turn) => {
                 Happened::Nothing
             }
-            Done::Unfollowed { parent, clean, .. } => {
+            Done::Unfollowed { parent, fault, .. } => {
                 self.follows.remove(&parent);
                 // A parent that has said everything that it has is still a parent.
-                if clean { Happened::Nothing } else { Happened::Event(Event::ParentGone { parent }) }
+                fault.map_or(Happened::Nothing, |fault| Happened::Event(Event::ParentGone { parent, fault }))
             }
             Done::Verified(Ok(true)) => {
                 if let Some(stored) = &self.stored {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use damselfly_core::swarm::{Answer, Holdings, HostInfo, Registration, Report, SourceWish};
+use damselfly_core::swarm::{Answer, Holdings, HostInfo, PieceFault, Registration, Report, SourceWish};
 use damselfly_core::{
     Audience, ByteRange, Digest, Geometry, HostId, Identity, PieceNumber, RangeWish, Validators, swarm,
 };
@@ -611,10 +611,10 @@ mod driving {
         driver.act(download::Action::Follow(offer.clone()));
         driver.act(download::Action::Unfollow(parent.clone()));
         driver.act(download::Action::Follow(offer));
-        let late = Done::Unfollowed { parent: parent.clone(), turn: 1, clean: false };
+        let late = Done::Unfollowed { parent: parent.clone(), turn: 1, fault: Some(PieceFault::Gone) };
         assert!(matches!(driver.done(late).await.unwrap(), Happened::Nothing));
-        let now = Done::Unfollowed { parent: parent.clone(), turn: 2, clean: false };
-        assert_eq!(event(driver.done(now).await.unwrap()), Event::ParentGone { parent });
+        let now = Done::Unfollowed { parent: parent.clone(), turn: 2, fault: Some(PieceFault::Gone) };
+        assert_eq!(event(driver.done(now).await.unwrap()), Event::ParentGone { parent, fault: PieceFault::Gone });
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! failed becomes a test with a name.
 
 mod named;
+mod stragglers;
 
 use std::time::Duration;
 
@@ -109,6 +110,9 @@ const HEALED: Duration = Duration::from_secs(15);
 /// Phase two: every living host has what it wants this long after.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Nobody is without anything on its way for so long then, while complete hosts are idle.
+const LIVENESS: Duration = Duration::from_secs(5);
+
 /// Draws what goes wrong, and lets it.
 fn stormy(seed: u64, hosts: usize) -> Outcome {
     let _seed = Seed(seed);
@@ -138,6 +142,9 @@ fn stormy(seed: u64, hosts: usize) -> Outcome {
     for _ in 0..some(&mut rng, 20) {
         faults.push(Fault::Freeze { host: rng.usize(..hosts), time: HEALED.mul_f64(rng.f64() / 3.0) });
     }
+    for _ in 0..some(&mut rng, 20) {
+        faults.push(Fault::CutOff { host: rng.usize(..hosts), time: HEALED.mul_f64(rng.f64() / 3.0) });
+    }
     for _ in 0..rng.u32(..3) {
         faults.push(Fault::KillSourceReader);
     }
@@ -157,6 +164,7 @@ fn stormy(seed: u64, hosts: usize) -> Outcome {
     }
     world.run(HEALED);
     let healed = world.now();
+    world.watch_liveness(LIVENESS);
     let done = world.run(HEALED + PATIENCE);
     let outcome = world.outcome();
     assert!(done, "healed at {healed:?}, and still not done at {:?}: {}", world.now(), world.unfinished());
@@ -173,9 +181,12 @@ fn excused(faults: &[Fault], hosts: usize, pieces: f64) -> f64 {
     let each = |fault: &Fault| match fault {
         Fault::KillSourceReader | Fault::CutOrigin { .. } => 1.0,
         Fault::RestartScheduler { .. } => 1.0 + 3.0 * hosts as f64 / pieces,
-        Fault::Kill { .. } | Fault::Revive { .. } | Fault::Freeze { .. } | Fault::Delay { .. } | Fault::Slow { .. } => {
-            0.0
-        }
+        Fault::Kill { .. }
+        | Fault::Revive { .. }
+        | Fault::Freeze { .. }
+        | Fault::Delay { .. }
+        | Fault::CutOff { .. }
+        | Fault::Slow { .. } => 0.0,
     };
     2.05 + faults.iter().map(each).sum::<f64>()
 }

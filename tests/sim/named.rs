@@ -5,7 +5,7 @@ use std::time::Duration;
 use damselfly_core::Geometry;
 
 use super::{LINK, MIB, Seed, plan, stormy};
-use damselfly_sim::{Fault, Outcome, Plan, Want, World};
+use damselfly_sim::{Fault, Outcome, Plan, Want, World, least_time};
 
 /// Runs until all are done, and says how often the origin sent the content.
 fn copies(world: &mut World) -> (f64, Outcome) {
@@ -81,4 +81,57 @@ fn a_herd_finds_parents_although_every_slot_is_taken() {
     for seed in [77, 132] {
         stormy(seed, 100);
     }
+}
+
+/// A host that loses its network for ten seconds asks those again that stalled meanwhile, as soon as it is back: it once
+/// crawled on at a piece in ten seconds, with five complete hosts idle.
+#[test]
+fn a_host_that_was_cut_off_is_served_again_at_once() {
+    for seed in 1..=8 {
+        let _seed = Seed(seed);
+        let geometry = Geometry::new(60 * MIB, MIB).expect("a sensible geometry");
+        let mut world = World::new(Plan { geometry, link: LINK / 20.0, origin: LINK / 2.0, ..plan(seed, 6, 1) });
+        let away = Duration::from_secs(10);
+        let (from, host) = (Duration::from_secs(3), seed as usize % 6);
+        world.fault(from, Fault::CutOff { host, time: away });
+        world.run(from + away);
+        world.watch_liveness(Duration::from_secs(2));
+        let (copies, outcome) = copies(&mut world);
+        assert!(outcome.last_finish() < from + away + Duration::from_secs(14), "{:?}", outcome.last_finish());
+        assert!(copies <= 1.3, "the origin sent {copies} copies");
+    }
+}
+
+/// On links on which a piece takes most of a second everything is as on fast ones, only slower: no rule that is a number of
+/// seconds keeps the hosts to one piece after another, all the same, or to two readers of a source that could give more.
+#[test]
+fn slow_links_are_used_as_well_as_fast_ones() {
+    for (hosts, slower) in [(8, 80.0), (16, 80.0), (16, 40.0), (32, 40.0)] {
+        let _seed = Seed(1);
+        let geometry = Geometry::new(200 * MIB, MIB).expect("a sensible geometry");
+        let plan = Plan { geometry, link: LINK / slower, origin: LINK / slower * 10.0, ..plan(1, hosts, 1) };
+        let least = least_time(&plan);
+        let mut world = World::new(plan);
+        let (copies, outcome) = copies(&mut world);
+        let ratio = outcome.last_finish().as_secs_f64() / least;
+        println!("{hosts} hosts, links of {:.2} MB/s: {ratio:.3} of the least", LINK / slower / 1e6);
+        assert!(ratio <= 1.10, "{ratio} times the least time");
+        assert!(copies <= 1.03, "the origin sent {copies} copies");
+    }
+}
+
+/// Six hosts of which the first has begun to read all: its lease is cut, and each of the others reads another run. Where
+/// that one host read it all, and the others wanted the same piece of it at the same time, it took 4 times as long.
+#[test]
+fn what_one_host_has_begun_to_read_six_read_together() {
+    let _seed = Seed(1);
+    let geometry = Geometry::new(60 * MIB, MIB).expect("a sensible geometry");
+    let plan = Plan { geometry, link: LINK / 20.0, origin: LINK / 2.0, ..plan(1, 6, 1) };
+    let least = least_time(&plan);
+    let mut world = World::new(plan);
+    let (copies, outcome) = copies(&mut world);
+    let ratio = outcome.last_finish().as_secs_f64() / least;
+    println!("{ratio:.3} of the least, gaps {:?}", outcome.gaps);
+    assert!(ratio <= 1.05, "{ratio} times the least time");
+    assert!(copies <= 1.02, "the origin sent {copies} copies");
 }

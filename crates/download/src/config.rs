@@ -32,6 +32,9 @@ pub struct Config {
     /// How often at most the very next piece of a reader is preferred to others of its window. Less means a steadier
     /// stream for it; more means that hosts of a crowd fetch different pieces, and all are done earlier.
     pub urgent_interval: Duration,
+    /// One in so many pieces at most is such a one. Without this bound a crowd on slow links fetches nothing else: all want
+    /// the same piece of whoever has it first, one after another, and have nothing to give each other.
+    pub urgent_share: u32,
     /// How long the scheduler may take for its first answer before the source is asked without it.
     pub scheduler_grace: Duration,
     /// How long a reader waits for its first byte while the scheduler says "wait".
@@ -77,11 +80,12 @@ impl Default for Config {
             turns_at_once: 4,
             slow_margin: Duration::from_millis(300),
             rest: Duration::from_millis(250),
-            late: Duration::from_secs(2),
+            late: Duration::from_millis(1500),
             late_grace: Duration::from_millis(500),
-            late_confirmed: 5,
+            late_confirmed: 8,
             window: 16,
             urgent_interval: Duration::from_millis(500),
+            urgent_share: 4,
             scheduler_grace: Duration::from_secs(1),
             first_byte_budget: Duration::from_secs(10),
             confirmed_waits: 5,

@@ -91,6 +91,8 @@ pub enum Event {
     ParentGone {
         /// The parent.
         parent: PeerId,
+        /// Why: [`PieceFault::Missing`] where it does not have the task.
+        fault: PieceFault,
     },
     /// All bytes of a piece came from a parent and agree with the checksum that it sent.
     PieceArrived {

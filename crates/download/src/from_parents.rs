@@ -22,7 +22,7 @@ impl Download {
         if proof.is_some_and(|proof| *proof != digest.blake3) {
             self.actions.push_back(Action::Discard { piece });
             self.report(Report::PieceFailed { piece, parent: peer.clone(), fault: PieceFault::Bad });
-            self.leave(&peer, true);
+            self.leave(now, &peer, true);
             return;
         }
         if proof.is_none() && self.proofs.required {
@@ -32,6 +32,7 @@ impl Download {
         }
         let took = now.since(since);
         self.took = Some(self.took.map_or(took, |known| (known * 7 + took) / 8));
+        self.parents.forgive(&peer);
         if let Some(parent) = self.parents.followed.get_mut(&peer) {
             parent.arrived(took, self.config.pieces_per_parent);
         }
@@ -42,7 +43,7 @@ impl Download {
         self.report(Report::PieceFinished { piece, parent: Some(peer), digest });
     }
 
-    pub(super) fn failed(&mut self, peer: PeerId, piece: PieceNumber, fault: PieceFault) {
+    pub(super) fn failed(&mut self, now: Moment, peer: PeerId, piece: PieceNumber, fault: PieceFault) {
         if self.landed(&peer, piece).is_none() {
             return;
         }
@@ -56,12 +57,24 @@ impl Download {
                     pieces.remove_holder(piece, &self.proofs);
                 }
                 if too_often {
-                    self.leave(&peer, false);
+                    self.leave(now, &peer, false);
                 }
             }
-            PieceFault::Stalled | PieceFault::Gone | PieceFault::Slow => self.leave(&peer, false),
-            PieceFault::Bad => self.leave(&peer, true),
+            PieceFault::Stalled | PieceFault::Gone | PieceFault::Slow => self.leave(now, &peer, false),
+            PieceFault::Bad => self.leave(now, &peer, true),
         }
+    }
+
+    /// A parent can no longer be asked what it has. The scheduler learns of one that does not answer at once, and not when
+    /// nobody else is left: it thinks that this host is served.
+    pub(super) fn parent_gone(&mut self, now: Moment, peer: &PeerId, fault: PieceFault) {
+        let Some(parent) = self.parents.followed.get(peer) else { return };
+        let piece = self.pieces.as_ref().and_then(|pieces| parent.has.common(pieces.ready_set()).next());
+        if fault != PieceFault::Missing {
+            let piece = piece.unwrap_or(PieceNumber(0));
+            self.report(Report::PieceFailed { piece, parent: peer.clone(), fault });
+        }
+        self.leave(now, peer, false);
     }
 
     /// A fetch is over, well or not: nobody is fetching the piece now. `None` if it was not under way.
@@ -87,8 +100,8 @@ impl Download {
     }
 
     /// Leaves a parent that failed: whatever is in flight from it goes to others.
-    pub(super) fn leave(&mut self, peer: &PeerId, ban: bool) {
-        let Some(parent) = self.parents.leave(peer, ban) else { return };
+    pub(super) fn leave(&mut self, now: Moment, peer: &PeerId, ban: bool) {
+        let Some(parent) = self.parents.leave(now, peer, ban) else { return };
         self.forget_holder(&parent.has);
         if let Some(pieces) = &mut self.pieces {
             let from_it = pieces.fetches.iter().filter(|(_, fetch)| fetch.parent == *peer);

@@ -45,7 +45,7 @@ impl Download {
                 // here may be a mixture.
                 return self.fail(Failure::Changed);
             }
-            self.distrust();
+            self.distrust(now);
         }
         self.held(piece);
         self.report(Report::PieceFinished { piece, parent: None, digest });
@@ -59,13 +59,13 @@ impl Download {
     }
 
     /// The source contradicts what is vouched for: from now on only the source is believed.
-    fn distrust(&mut self) {
+    fn distrust(&mut self, now: Moment) {
         self.alone = true;
         self.source.permitted = true;
         self.proofs.required = true;
         self.proofs.known.clear();
         for peer in self.parents.followed.keys().cloned().collect::<Vec<_>>() {
-            self.leave(&peer, true);
+            self.leave(now, &peer, true);
         }
         if let Some(pieces) = &mut self.pieces {
             pieces.refresh_all(&self.proofs);

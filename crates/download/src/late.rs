@@ -10,7 +10,7 @@ use std::time::Duration;
 use damselfly_core::swarm::Report;
 use damselfly_core::{Moment, PieceNumber};
 
-use super::pieces::{Producer, State};
+use super::pieces::{Fetch, Producer, State};
 use super::source::Stage;
 use super::{Action, Config, Download};
 
@@ -32,6 +32,8 @@ pub(super) struct Late {
     pub(super) at: Moment,
     /// The scheduler was asked, and has not answered.
     asked: bool,
+    /// For which piece.
+    piece: Option<PieceNumber>,
     /// How often it answered that one should wait, since the readers last got on.
     confirmed: u32,
     /// How many pieces in a row were read from the source because nobody else brought them: the patience doubles with
@@ -43,7 +45,7 @@ pub(super) struct Late {
 
 impl Late {
     pub(super) fn new(now: Moment, jitter: Duration) -> Self {
-        Self { place: u64::MAX, at: now, asked: false, confirmed: 0, in_a_row: 0, jitter: jitter / 2 }
+        Self { place: u64::MAX, at: now, asked: false, piece: None, confirmed: 0, in_a_row: 0, jitter: jitter / 2 }
     }
 
     /// The scheduler has answered: somebody brings it, or here are those who have it. That is worth a wait, longer each
@@ -71,6 +73,11 @@ impl Download {
         Some((place, windows.into_iter().filter(|next| !next.is_empty()).map(|next| PieceNumber(next.start)).collect()))
     }
 
+    /// How long a parent is given for a piece that a reader has waited for too long already.
+    fn fair_time(&self) -> Duration {
+        self.config.slow_margin + self.took.map_or(self.config.late, |took| took.min(MOST_USUAL).mul_f64(1.5))
+    }
+
     fn patience(&self) -> Duration {
         let hurry = if self.readers.any_reader() { 1 } else { UNHURRIED };
         let usual = self.config.late + self.took.unwrap_or_default().min(MOST_USUAL);
@@ -94,19 +101,29 @@ impl Download {
             let (jitter, before) = (self.late.jitter, self.late.in_a_row);
             let in_a_row = if self.source.urgent.take().is_some() { before + 1 } else { before / 2 };
             self.late.in_a_row = in_a_row;
-            self.late = Late { place, at: now + self.patience(), asked: false, confirmed: 0, in_a_row, jitter };
+            let at = now + self.patience();
+            self.late = Late { place, at, asked: false, piece: None, confirmed: 0, in_a_row, jitter };
             return;
         }
         if self.late.at > now {
             return;
         }
-        let Some(piece) = next.into_iter().find(|&piece| !self.comes(piece)) else {
-            self.late.at = now + self.config.late;
+        let Some(piece) = next.iter().copied().find(|&piece| !self.comes(now, piece)) else {
+            // Not before the youngest of the fetches has had its time.
+            let begun = next.iter().filter_map(|piece| self.fetch_of(*piece)).map(|fetch| fetch.since).min();
+            let at = begun.unwrap_or(now) + self.fair_time();
+            self.late.at = if at > now { at } else { now + self.config.late };
             return;
         };
+        // Whoever is asked for it does not give it in time: another parent may take it over.
+        let fair = self.fair_time();
+        if let Some(fetch) = self.pieces.as_mut().and_then(|pieces| pieces.fetches.get_mut(&piece)) {
+            fetch.slow |= fetch.since + fair <= now;
+        }
         let believes = self.late.confirmed <= self.config.late_confirmed;
         if self.link.is_up() && !self.late.asked && believes && self.source.urgent.is_none() {
             self.late.asked = true;
+            self.late.piece = Some(piece);
             self.late.at = now + self.config.late_grace + self.late.jitter;
             return self.report(Report::Late { piece });
         }
@@ -137,11 +154,29 @@ impl Download {
         }
     }
 
+    fn fetch_of(&self, piece: PieceNumber) -> Option<&Fetch> {
+        self.pieces.as_ref()?.fetches.get(&piece)
+    }
+
+    /// What a slow parent is asked for and may be read from the source is read from there.
+    pub(super) fn read_what_is_slow(&mut self, now: Moment) {
+        let Some(pieces) = &self.pieces else { return };
+        let waited_for = |piece| self.late.asked && self.late.piece == Some(piece);
+        let slow = pieces.fetches.iter().filter(|(piece, fetch)| {
+            (fetch.slow || waited_for(**piece)) && self.source.may_read(**piece) && self.source.is_usable()
+        });
+        for (piece, from) in slow.map(|(&piece, fetch)| (piece, fetch.parent.clone())).collect::<Vec<_>>() {
+            self.give_up(now, &from, piece);
+        }
+    }
+
     /// Whether a piece is on its way and will be here soon, as far as anyone can tell.
-    fn comes(&self, piece: PieceNumber) -> bool {
+    fn comes(&self, now: Moment, piece: PieceNumber) -> bool {
         let Some(pieces) = &self.pieces else { return false };
         match pieces.state(piece) {
-            Some(State::InFlight(Producer::Parent)) => pieces.fetches.get(&piece).is_some_and(|fetch| !fetch.slow),
+            Some(State::InFlight(Producer::Parent)) => {
+                self.fetch_of(piece).is_some_and(|fetch| !fetch.slow && fetch.since + self.fair_time() > now)
+            }
             Some(State::InFlight(Producer::Source)) => true,
             _ => false,
         }

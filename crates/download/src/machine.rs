@@ -37,6 +37,8 @@ pub struct Download {
     pub(super) was_busy: bool,
     /// When a reader's next piece may be preferred again.
     pub(super) urgent: Moment,
+    /// How many others have been chosen since.
+    pub(super) since_urgent: u32,
     pub(super) started: Moment,
     /// Whether a kept piece came from a parent.
     pub(super) from_parents: bool,
@@ -65,6 +67,7 @@ impl Download {
             quiet: now,
             was_busy: false,
             urgent: now,
+            since_urgent: config.urgent_share,
             started: now,
             from_parents: false,
             alone: false,
@@ -113,9 +116,9 @@ impl Download {
             Event::ParentQueues { parent } => self.parent_queues(&parent),
             Event::Turn { parent, least_sent } => self.turn(now, &parent, &least_sent),
             Event::TurnRefused { parent, fault } => self.turn_refused(now, &parent, fault),
-            Event::ParentGone { parent } => self.leave(&parent, false),
+            Event::ParentGone { parent, fault } => self.parent_gone(now, &parent, fault),
             Event::PieceArrived { parent, piece, digest } => self.arrived(now, parent, piece, digest),
-            Event::PieceFailed { parent, piece, fault } => self.failed(parent, piece, fault),
+            Event::PieceFailed { parent, piece, fault } => self.failed(now, parent, piece, fault),
             Event::PieceHeld { piece } => self.held(piece),
             Event::PieceLost { piece } => self.lost(piece),
             Event::SourceOpened { geometry } => self.source_opened(now, geometry),
@@ -184,6 +187,8 @@ impl Download {
         self.source.permitted &= self.alone;
         self.source.granted = pieces.is_none();
         self.link.answered(if pieces.is_none() { Phase::Granted } else { Phase::Served });
+        let first = pieces.as_ref().map(|pieces| PieceNumber(pieces.start));
+        self.source.insists = first.is_some_and(|first| self.parents_can_give(first));
         self.source.lease = pieces;
         self.cut_stream_short();
     }
@@ -223,7 +228,7 @@ impl Download {
         }
         let count = self.geometry().map(Geometry::count);
         for offer in offers {
-            if self.parents.offer(&offer, count, self.config.pieces_per_parent) {
+            if self.parents.offer(now, &offer, count, self.config.pieces_per_parent) {
                 self.actions.push_back(Action::Follow(offer));
             }
         }
@@ -364,7 +369,8 @@ impl Download {
             pieces.check(&self.proofs);
             assert!(pieces.fetches.len() <= self.config.concurrent_pieces as usize, "too much in flight");
             let quick = pieces.fetches.values().filter(|fetch| fetch.by_turn && !fetch.slow);
-            assert!(quick.count() <= self.config.turns_at_once as usize, "too many turns");
+            // One of them may have been taken over for a reader.
+            assert!(quick.count() <= self.config.turns_at_once as usize + 1, "too many turns");
             for (peer, parent) in &self.parents.followed {
                 let in_flight = pieces.fetches.values().filter(|fetch| fetch.parent == *peer).count();
                 assert_eq!(parent.in_flight as usize, in_flight, "{peer}");

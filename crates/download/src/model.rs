@@ -305,7 +305,7 @@ impl Run {
             }
             Step::Lost => Event::SchedulerLost,
             Step::Has(who, piece) => Event::ParentHas { parent: peer(NAMES[who]), piece: PieceNumber(piece) },
-            Step::Gone(who) => Event::ParentGone { parent: peer(NAMES[who]) },
+            Step::Gone(who) => Event::ParentGone { parent: peer(NAMES[who]), fault: PieceFault::Gone },
             Step::Arrive(which, good) => {
                 let (piece, parent) = pick(which)?;
                 model.fetches.remove(&piece);

@@ -10,8 +10,10 @@ use damselfly_core::{MAX_PIECES, Moment, PeerId, PieceNumber, PieceSet};
 pub(super) const MAX_PARENTS: usize = 32;
 /// How many parents one download bans at most; from then on it takes no new ones.
 const MAX_BANNED: usize = 1024;
-/// How often a parent may stall or break off before it is banned.
-const MAX_FAILURES: u32 = 2;
+/// How long a parent that stalled or broke off is left alone when it is offered again; twice as long each time.
+const FAILURE_REST: Duration = Duration::from_millis(500);
+/// How often that doubles at most.
+const REST_DOUBLINGS: u32 = 6;
 /// How often a parent may say that it has not what it announced before it counts as gone.
 const MAX_MISSING: u32 = 16;
 /// How many pieces are in flight from a parent of which nothing is known yet.
@@ -80,14 +82,15 @@ impl Parent {
 pub(super) struct Parents {
     pub(super) followed: BTreeMap<PeerId, Parent>,
     banned: BTreeSet<PeerId>,
-    failures: BTreeMap<PeerId, u32>,
+    /// How often in a row those that are not banned stalled or broke off, and until when they rest.
+    failures: BTreeMap<PeerId, (u32, Moment)>,
     /// Left since the last reschedule: not to be offered again.
     failed: Vec<PeerId>,
 }
 
 impl Parents {
     /// Takes an offered parent; says whether it is a new one, to be followed.
-    pub(super) fn offer(&mut self, offer: &Offer, count: Option<u32>, most_in_flight: u32) -> bool {
+    pub(super) fn offer(&mut self, now: Moment, offer: &Offer, count: Option<u32>, most_in_flight: u32) -> bool {
         if self.banned.contains(&offer.peer) || self.banned.len() >= MAX_BANNED {
             return false;
         }
@@ -100,7 +103,7 @@ impl Parents {
         }
         let parent = Parent {
             turn: Turn::Plain,
-            rests: None,
+            rests: self.failures.get(&offer.peer).map(|(_, until)| *until).filter(|until| *until > now),
             has: PieceSet::empty(count.unwrap_or(MAX_PIECES)),
             in_flight: 0,
             limit: FIRST_LIMIT.min(most_in_flight).max(1),
@@ -112,23 +115,31 @@ impl Parents {
         true
     }
 
-    /// Takes a parent out that stalled or broke off; it is banned when that happens too often, or at once.
-    pub(super) fn leave(&mut self, peer: &PeerId, ban: bool) -> Option<Parent> {
+    /// Takes a parent out that stalled or broke off, and rests before it is asked again if it is offered again; or is
+    /// banned.
+    pub(super) fn leave(&mut self, now: Moment, peer: &PeerId, ban: bool) -> Option<Parent> {
         let parent = self.followed.remove(peer);
         if parent.is_none() && !ban {
             return None;
         }
-        let failures = self.failures.entry(peer.clone()).or_default();
-        *failures += 1;
-        if ban || *failures >= MAX_FAILURES {
+        if ban {
             self.failures.remove(peer);
             self.banned.insert(peer.clone());
+        } else {
+            let (times, until) = self.failures.entry(peer.clone()).or_insert((0, now));
+            *until = now + FAILURE_REST.saturating_mul(1 << (*times).min(REST_DOUBLINGS));
+            *times += 1;
         }
         self.refuse(peer);
         if self.failures.len() > MAX_BANNED {
             self.failures.pop_first();
         }
         parent
+    }
+
+    /// A piece came from it: what it failed before counts no more.
+    pub(super) fn forgive(&mut self, peer: &PeerId) {
+        self.failures.remove(peer);
     }
 
     /// Not to be offered again.

@@ -53,6 +53,7 @@ impl Download {
         }
         self.expire(now);
         self.look_after_the_late(now);
+        self.read_what_is_slow(now);
         self.decline_lease();
         self.leave_source();
         // A resort may open the way to another one at once; there are only so many.
@@ -96,7 +97,7 @@ impl Download {
             if self.landed(&parent, piece).is_some() {
                 self.actions.push_back(Action::Cancel { parent: parent.clone(), piece });
                 self.report(Report::PieceFailed { piece, parent: parent.clone(), fault: PieceFault::Stalled });
-                self.leave(&parent, false);
+                self.leave(now, &parent, false);
             }
         }
         if self.source.deadline(&self.config).is_some_and(|at| at <= now) {
@@ -140,12 +141,13 @@ impl Download {
         }
         let can = |piece: PieceNumber| pieces.is_ready(piece) && self.parents.any_free_with(piece);
         let windows: Vec<_> = self.readers.windows(pieces, self.config.window).collect();
-        if self.urgent <= now
+        if self.urgent_is_due(now)
             && let Some(next) = windows.iter().map(|window| PieceNumber(window.start)).find(|&piece| can(piece))
         {
-            self.urgent = now + self.config.urgent_interval;
+            self.chose_urgent(now);
             return Some(next);
         }
+        self.since_urgent = self.since_urgent.saturating_add(1);
         let rng = &mut self.rng;
         let soon = windows.into_iter().flatten().map(PieceNumber).filter(|&piece| can(piece));
         if let Some((_, piece)) = soon.map(|piece| ((pieces.held_by(piece), rng.u32(..)), piece)).min() {
@@ -156,6 +158,16 @@ impl Download {
         let sample =
             ready.iter().cycle().skip(start).take(ready.len().min(SAMPLE)).copied().filter(|&piece| can(piece));
         sample.map(|piece| ((pieces.held_by(piece), rng.u32(..)), piece)).min().map(|(_, piece)| piece)
+    }
+
+    /// Whether a reader's very next piece may be preferred now.
+    pub(super) fn urgent_is_due(&self, now: Moment) -> bool {
+        self.urgent <= now && self.since_urgent + 1 >= self.config.urgent_share
+    }
+
+    pub(super) fn chose_urgent(&mut self, now: Moment) {
+        self.urgent = now + self.config.urgent_interval;
+        self.since_urgent = 0;
     }
 
     /// Leaves the source stream before its next piece if a parent can give that one, or nobody wants it any more; and
@@ -177,7 +189,8 @@ impl Download {
         let unwanted = (run.start..run.end).all(|number| !self.wanted.contains(PieceNumber(number)));
         let called_back = !self.source.may_read(next) && self.parents.any_holder();
         let urgent = self.source.urgent.is_some_and(|urgent| urgent != next && self.is_for_source(urgent));
-        let superfluous = urgent || called_back || !self.wanted.contains(next) || self.parents_can_give(next);
+        let by_parents = self.parents_can_give(next) && !self.source.must_read(next);
+        let superfluous = urgent || called_back || !self.wanted.contains(next) || by_parents;
         let at_boundary = self.source.at_boundary;
         if !run.is_empty() && (unwanted || (superfluous && at_boundary)) {
             self.source.stage = Stage::Idle;
@@ -190,7 +203,7 @@ impl Download {
     }
 
     /// Whether a parent has the piece, and it may be taken from one.
-    fn parents_can_give(&self, piece: PieceNumber) -> bool {
+    pub(super) fn parents_can_give(&self, piece: PieceNumber) -> bool {
         let held = self.pieces.as_ref().is_some_and(|pieces| pieces.held_by(piece) > 0);
         held && (!self.proofs.required || self.proofs.known.contains_key(&piece))
     }
@@ -262,8 +275,8 @@ impl Download {
 
     /// Needed, to be read, and no parent can give it; or a reader waits for it.
     fn is_for_source(&self, piece: PieceNumber) -> bool {
-        let is_urgent = self.source.urgent == Some(piece);
-        let needed = |pieces: &super::pieces::Pieces| pieces.is_needed(piece) && (is_urgent || !pieces.is_ready(piece));
+        let must = self.source.must_read(piece);
+        let needed = |pieces: &super::pieces::Pieces| pieces.is_needed(piece) && (must || !pieces.is_ready(piece));
         self.source.may_read(piece) && self.pieces.as_ref().is_some_and(needed)
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Source {
     pub(super) permitted: bool,
     /// The pieces that the scheduler has leased to this download.
     pub(super) lease: Option<Range<u32>>,
+    /// The lease is of pieces that a parent has: the scheduler knows that it does not give them.
+    pub(super) insists: bool,
     /// A piece that a reader waits for and nobody brings: it may be read, whatever else.
     pub(super) urgent: Option<PieceNumber>,
     /// When the scheduler was last told that the stream lives.
@@ -65,6 +67,7 @@ impl Source {
             granted: false,
             permitted: false,
             lease: None,
+            insists: false,
             urgent: None,
             told: Moment::START,
             under_way,
@@ -91,6 +94,12 @@ impl Source {
         self.is_open()
             || self.urgent == Some(piece)
             || self.lease.as_ref().is_some_and(|lease| lease.contains(&piece.0))
+    }
+
+    /// Whether this piece is to be read although a parent has it.
+    pub(super) fn must_read(&self, piece: PieceNumber) -> bool {
+        let insists = self.insists && self.lease.as_ref().is_some_and(|lease| lease.contains(&piece.0));
+        insists || self.urgent == Some(piece)
     }
 
     /// Nothing may be read any more.

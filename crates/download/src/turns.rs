@@ -34,11 +34,14 @@ impl Download {
         self.took.unwrap_or(USUAL).saturating_mul(SLOW_FACTOR) + self.config.slow_margin
     }
 
+    /// How many pieces come that are not slow.
+    fn quick(&self) -> usize {
+        self.pieces.iter().flat_map(|pieces| pieces.fetches.values()).filter(|fetch| !fetch.slow).count()
+    }
+
     /// Whether one more turn may be used, if only for a piece that is taken over from a slow parent.
     fn has_turn(&self) -> bool {
-        let Some(pieces) = &self.pieces else { return false };
-        let quick = pieces.fetches.values().filter(|fetch| !fetch.slow).count();
-        quick < self.config.turns_at_once as usize
+        self.quick() < self.config.turns_at_once as usize
     }
 
     /// Whether one more piece may come in it.
@@ -77,8 +80,9 @@ impl Download {
             return self.actions.push_back(Action::PassTurn { parent: peer.clone() });
         };
         parent.turn = Turn::Idle;
-        let piece = if self.has_room() { self.choose_in_turn(now, peer, least_sent) } else { None };
-        let piece = if piece.is_none() && self.has_turn() { self.take_over(now, peer) } else { piece };
+        let piece = self.take_over_the_urgent(now, peer);
+        let piece = piece.or_else(|| self.has_room().then(|| self.choose_in_turn(now, peer, least_sent)).flatten());
+        let piece = piece.or_else(|| self.take_over(now, peer));
         let (Some(piece), Some(pieces)) = (piece, &mut self.pieces) else {
             return self.actions.push_back(Action::PassTurn { parent: peer.clone() });
         };
@@ -95,19 +99,15 @@ impl Download {
     fn choose_in_turn(&mut self, now: Moment, peer: &PeerId, least_sent: &[PieceNumber]) -> Option<PieceNumber> {
         let pieces = self.pieces.as_ref()?;
         let parent = self.parents.followed.get(peer)?;
-        if self.urgent <= now {
-            let mut windows = self.readers.windows(pieces, 1);
-            let next = windows
-                .find(|next| {
-                    let piece = PieceNumber(next.start);
-                    pieces.is_ready(piece) && parent.has.contains(piece)
-                })
-                .map(|next| PieceNumber(next.start));
+        if self.urgent_is_due(now) {
+            let next: Vec<_> = self.readers.windows(pieces, 1).map(|next| PieceNumber(next.start)).collect();
+            let next = next.into_iter().find(|&next| pieces.is_ready(next) && parent.has.contains(next));
             if next.is_some() {
-                self.urgent = now + self.config.urgent_interval;
+                self.chose_urgent(now);
                 return next;
             }
         }
+        self.since_urgent = self.since_urgent.saturating_add(1);
         let usable = |piece: &&PieceNumber| pieces.is_needed(**piece) && self.proofs.allow(**piece);
         if let Some(piece) = least_sent.iter().find(usable) {
             return Some(*piece);
@@ -119,8 +119,30 @@ impl Download {
         sample.map(|piece| ((pieces.held_by(piece), rng.u32(..)), piece)).min().map(|(_, piece)| piece)
     }
 
+    /// What a reader waits for and another parent is slow to give; one beside as many as come at a time otherwise.
+    fn take_over_the_urgent(&mut self, now: Moment, peer: &PeerId) -> Option<PieceNumber> {
+        let pieces = self.pieces.as_ref()?;
+        let parent = self.parents.followed.get(peer)?;
+        let slow = |piece: &PieceNumber| {
+            pieces.fetches.get(piece).is_some_and(|fetch| fetch.slow && fetch.parent != *peer)
+                && parent.has.contains(*piece)
+                && self.proofs.allow(*piece)
+        };
+        if self.quick() > self.config.turns_at_once as usize {
+            return None;
+        }
+        let next: Vec<_> = self.readers.windows(pieces, 1).map(|next| PieceNumber(next.start)).collect();
+        let piece = next.into_iter().find(slow)?;
+        let from = pieces.fetches.get(&piece)?.parent.clone();
+        self.give_up(now, &from, piece);
+        Some(piece)
+    }
+
     /// A piece that another parent is slow to give: it is taken from that one. The oldest first.
     fn take_over(&mut self, now: Moment, peer: &PeerId) -> Option<PieceNumber> {
+        if self.quick() >= self.config.turns_at_once as usize {
+            return None;
+        }
         let pieces = self.pieces.as_ref()?;
         let parent = self.parents.followed.get(peer)?;
         let slow = pieces.fetches.iter().filter(|(piece, fetch)| {
@@ -161,11 +183,11 @@ impl Download {
             self.report(Report::PieceFailed { piece, parent: peer.clone(), fault });
         }
         if fault != PieceFault::Missing {
-            self.leave(peer, fault == PieceFault::Bad);
+            self.leave(now, peer, fault == PieceFault::Bad);
         } else if let Some(parent) = self.parents.followed.get_mut(peer) {
             parent.rests = Some(now + self.config.rest);
             if parent.misses() {
-                self.leave(peer, false);
+                self.leave(now, peer, false);
             }
         }
     }

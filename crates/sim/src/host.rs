@@ -72,6 +72,10 @@ pub(crate) struct Host {
     pub(crate) lies: bool,
     /// Sends nothing until then, though its connections stand.
     pub(crate) frozen: Duration,
+    /// Nothing reaches it or comes from it until then.
+    pub(crate) cut_off: Duration,
+    /// When something was last on its way to it, as far as [`crate::World::watch_liveness`] looks.
+    pub(crate) served: Duration,
     pub(crate) want: Want,
     pub(crate) machine: Option<Download>,
     pub(crate) peer: PeerId,
@@ -97,7 +101,8 @@ pub(crate) struct Host {
     pub(crate) proven: bool,
     pub(crate) wake: Option<Duration>,
     pub(crate) finished: Option<Duration>,
-    /// When its reader had its first piece, and the longest that it waited for the next one after that.
+    /// When its reader came and had its first piece, and the longest that it waited for the next one after that.
+    pub(crate) began: Duration,
     pub(crate) first: Option<Duration>,
     pub(crate) gap: Duration,
     pub(crate) moved: Duration,
@@ -117,6 +122,8 @@ impl Host {
             life: 0,
             lies: false,
             frozen: Duration::ZERO,
+            cut_off: Duration::ZERO,
+            served: Duration::ZERO,
             want: Want::Read,
             machine: None,
             peer: PeerId::from(format!("peer-{place}-0")),
@@ -136,6 +143,7 @@ impl Host {
             proven: true,
             wake: None,
             finished: None,
+            began: Duration::ZERO,
             first: None,
             gap: Duration::ZERO,
             moved: Duration::ZERO,

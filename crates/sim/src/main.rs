@@ -17,6 +17,7 @@ Usage: damselfly-sim [--OPTION VALUE]...
   --seed N           where every choice comes from (1)
   --uploads N        pieces that a host sends at a time (4)
   --turns N          pieces that a host takes at a time (as the daemon does)
+  --urgent N         one in so many pieces may be what a reader waits for (as the daemon does)
   --parents N        parents that a host has at most (as the scheduler does)
   --leases N         hosts that read the source at a time at most (as the scheduler does)
   --arrivals TIME    all begin within this time (100ms)
@@ -92,6 +93,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--seed" => plan.seed = number()?,
             "--uploads" => plan.uploads = number()? as u32,
             "--turns" => plan.download.turns_at_once = number()? as u32,
+            "--urgent" => plan.download.urgent_share = number()? as u32,
             "--parents" => plan.scheduler.max_parents = number()? as usize,
             "--leases" => plan.scheduler.max_leases = number()? as usize,
             "--arrivals" => plan.arrivals = time()?,

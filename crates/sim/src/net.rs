@@ -67,9 +67,9 @@ impl Net {
         self.share(now, from, to, due);
     }
 
-    /// A link is so fast from now on, each way.
-    pub(crate) fn change(&mut self, now: Duration, place: Place, rate: f64, due: &mut Vec<Due>) {
-        (self.links[place].up, self.links[place].down) = (rate, rate);
+    /// A link is so fast from now on, up and down.
+    pub(crate) fn change(&mut self, now: Duration, place: Place, (up, down): (f64, f64), due: &mut Vec<Due>) {
+        (self.links[place].up, self.links[place].down) = (up, down);
         self.share(now, place, place, due);
     }
 

@@ -5,6 +5,7 @@
 //! at a time.**
 
 mod faults;
+mod liveness;
 mod talk;
 mod transfer;
 mod turns;
@@ -81,6 +82,13 @@ pub enum Fault {
         /// How long.
         time: Duration,
     },
+    /// A host loses its network for a while: nothing reaches it or comes from it.
+    CutOff {
+        /// Which.
+        host: usize,
+        /// How long.
+        time: Duration,
+    },
     /// The origin breaks every stream off, and is away for a while.
     CutOrigin {
         /// How long.
@@ -98,12 +106,14 @@ pub enum Fault {
         /// How long.
         time: Duration,
     },
-    /// A host's link is so many bytes in a second from now on, each way.
+    /// A host's link is so many bytes in a second from now on.
     Slow {
         /// Which.
         host: usize,
-        /// Bytes in a second.
-        link: f64,
+        /// Bytes in a second that it can send.
+        up: f64,
+        /// Bytes in a second that it can receive.
+        down: f64,
     },
 }
 
@@ -129,6 +139,7 @@ enum Happening {
     StreamLives { child: usize, id: u64 },
     StreamEnds { child: usize, id: u64, end: download::End },
     SchedulerUp,
+    LivenessCheck,
     Fault(Fault),
 }
 
@@ -220,6 +231,8 @@ pub struct World {
     conversations: BTreeMap<PeerId, (usize, u64)>,
     ids: u64,
     slower: (Duration, Duration),
+    /// See [`World::watch_liveness`].
+    idle_at_most: Option<Duration>,
     outcome: Outcome,
 }
 
@@ -252,6 +265,7 @@ impl World {
             conversations: BTreeMap::new(),
             ids: 0,
             slower: (Duration::ZERO, Duration::ZERO),
+            idle_at_most: None,
             outcome: Outcome::default(),
             plan,
         };
@@ -322,6 +336,38 @@ impl World {
             uploads: sorted(self.hosts.iter().map(|host| host.uploaded)),
             ..self.outcome.clone()
         }
+    }
+
+    /// The longest that a host's reader waited, for its first piece or for another.
+    pub fn longest_wait(&self, host: usize) -> Duration {
+        let state = &self.hosts[host];
+        let unserved = if state.finished.is_none() { self.now - state.moved.max(state.began) } else { Duration::ZERO };
+        let first = state.first.map_or(Duration::ZERO, |first| first - state.began);
+        state.gap.max(first).max(unserved)
+    }
+
+    /// Whether these hosts have what they want.
+    pub fn are_done(&self, mut hosts: std::ops::Range<usize>) -> bool {
+        hosts.all(|host| self.hosts[host].finished.is_some())
+    }
+
+    /// Makes a host have everything from the start on.
+    pub fn holds(&mut self, host: usize) {
+        self.hosts[host].have.iter_mut().for_each(|piece| *piece = Some(0));
+        self.announce(host);
+    }
+
+    /// How many pieces the host has that has most.
+    pub fn most_held(&self) -> usize {
+        self.hosts.iter().map(|host| host.have.iter().flatten().count()).max().unwrap_or(0)
+    }
+
+    /// Whoever reads the most from the source now.
+    pub fn source_reader(&self) -> Option<usize> {
+        let ahead = |host: &Host| host.stream.as_ref().map(|stream| stream.end - stream.next);
+        (0..self.hosts.len())
+            .filter(|&host| ahead(&self.hosts[host]).is_some())
+            .max_by_key(|&host| ahead(&self.hosts[host]))
     }
 
     /// Who still waits, and for what.
@@ -410,7 +456,7 @@ impl World {
             }
             Happening::Gone { child, life, parent } => {
                 if self.hosts[child].life == life && self.hosts[child].following.contains(&parent) {
-                    self.tell(child, download::Event::ParentGone { parent });
+                    self.tell(child, download::Event::ParentGone { parent, fault: PieceFault::Gone });
                 }
             }
             Happening::FetchBegins { child, id, piece } => self.fetch_begins(child, id, piece),
@@ -437,6 +483,7 @@ impl World {
                 }
             }
             Happening::SchedulerUp => self.scheduler_up(),
+            Happening::LivenessCheck => self.check_liveness(),
             Happening::Fault(fault) => self.go_wrong(fault),
         }
     }
@@ -446,6 +493,7 @@ impl World {
         if !self.hosts[index].alive || self.hosts[index].finished.is_some() || self.hosts[index].machine.is_some() {
             return;
         }
+        self.hosts[index].began = self.now;
         let seed = self.rng.u64(..);
         let blind = self.rng.u32(..100) < self.plan.blind;
         let source_under_way = self.rng.u32(..100) < self.plan.under_way;

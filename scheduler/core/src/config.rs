@@ -53,6 +53,9 @@ pub struct Config {
     pub max_peers: usize,
     /// The most hosts known. The one that announced itself longest ago is forgotten for a new one.
     pub max_hosts: usize,
+    /// How long a parent is not offered again to a child that it did not serve; twice as long when it fails again, and so
+    /// on.
+    pub failure_rest: Duration,
     /// The most parents that a peer's failures are remembered of.
     pub max_failed: usize,
 }
@@ -71,7 +74,7 @@ impl Default for Config {
             max_parents: 10,
             children_per_task: 24,
             max_leases: 8,
-            uncut_lease: 64 << 20,
+            uncut_lease: 16 << 20,
             lease_time: Duration::from_secs(3),
             plain_lease_time: Duration::from_secs(30),
             slow_source: 256 * 1024,
@@ -90,6 +93,7 @@ impl Default for Config {
             max_tasks: 100_000,
             max_peers: 1_000_000,
             max_hosts: 100_000,
+            failure_rest: Duration::from_secs(2),
             max_failed: 1024,
         }
     }

@@ -175,7 +175,7 @@ impl Core {
             () if host.isolated.is_some() || task.isolated.contains_key(&peer.host) => NotOffered::Isolated,
             () if info.upload_slots == 0 => NotOffered::SharesNothing,
             () if peer.pieces.is_empty() && !(peer.open && peer.extended && child.extended) => NotOffered::HasNothing,
-            () if child.was_failed_by(id, peer.number) => NotOffered::Failed,
+            () if child.avoids(id, peer.number, self.now) => NotOffered::Failed,
             () if host.children >= info.upload_slots => NotOffered::HostFull,
             () if peer.children.len() >= self.config.children_per_task => NotOffered::Full,
             () => NotOffered::NotDrawn,

@@ -76,7 +76,7 @@ impl Core {
         let Some(state) = self.peers.get(parent) else { return };
         for child in state.children.clone() {
             self.unlink(parent, &child);
-            if self.peers.get(&child).is_some_and(Peer::is_idle) {
+            if self.peers.get(&child).is_some_and(Peer::lacks_parents) {
                 self.unsettled.orphans.insert(child);
             }
         }
@@ -124,6 +124,7 @@ impl Core {
         let gets_some = state.open && state.extended && task.geometry.is_some();
         if (state.pieces.is_empty() && !gets_some)
             || state.stranger
+            || state.withholds.is_some()
             || info.upload_slots == 0
             || task.isolated.contains_key(&state.host)
         {

@@ -21,6 +21,7 @@ mod graph;
 mod holders;
 mod hosts;
 mod machine;
+mod pace;
 mod peer;
 mod pieces;
 mod place;

@@ -27,6 +27,10 @@ pub(crate) enum Wake {
     Proofs(TaskId),
     /// A peer may be offered more parents.
     Improve(PeerId),
+    /// A peer that passed nothing on may be offered again.
+    Withholds(PeerId),
+    /// A peer's parent that failed it has rested.
+    Rested(PeerId),
 }
 
 /// The scheduler: tasks, hosts, peers, and what is to be said to them.
@@ -34,6 +38,8 @@ pub(crate) enum Wake {
 pub struct Core {
     pub(crate) config: Config,
     pub(crate) rng: fastrand::Rng,
+    /// When the event that is handled came.
+    pub(crate) now: Moment,
     pub(crate) hosts: BTreeMap<HostId, Host>,
     pub(crate) tasks: BTreeMap<TaskId, Task>,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
@@ -79,6 +85,7 @@ impl Core {
         Self {
             config,
             rng: fastrand::Rng::with_seed(seed),
+            now: Moment::START,
             hosts: BTreeMap::new(),
             tasks: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -98,6 +105,7 @@ impl Core {
 
     /// Something happened.
     pub fn handle(&mut self, now: Moment, event: Event) {
+        self.now = now;
         match event {
             Event::HostAnnounced(info) => self.host_announced(now, info),
             Event::HostLeft(host) => self.host_left(&host),
@@ -143,6 +151,8 @@ impl Core {
                 Wake::Seed(task) => self.seed_may_be_late(now, task),
                 Wake::Proofs(task) => self.send_gathered_proofs(now, &task),
                 Wake::Improve(peer) => self.improve(now, at, &peer),
+                Wake::Withholds(peer) => self.may_pass_on_again(now, &peer),
+                Wake::Rested(peer) => self.parent_rested(now, &peer),
             }
             self.settle(now);
         }

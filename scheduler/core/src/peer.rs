@@ -9,6 +9,20 @@ use damselfly_core::{HostId, Moment, PeerId, PieceNumber, TaskId};
 use crate::holders::Place;
 use crate::pieces::Pieces;
 
+/// How often the time for which a parent that failed is left alone doubles at most.
+const REST_DOUBLINGS: u32 = 4;
+
+/// How a parent failed a child.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    /// The parent's number: under another one it is not the parent that failed.
+    number: u64,
+    /// How often in a row.
+    times: u32,
+    /// Until when it is not offered again; `None` for good.
+    until: Option<Moment>,
+}
+
 /// A host's part in one task.
 ///
 /// **It waits only while it has no parents.** It may hold the lease of some pieces at the same time: those come from the
@@ -33,13 +47,18 @@ pub(crate) struct Peer {
     pub(crate) sourcing: Option<Moment>,
     /// The source failed it, or it was silent for too long: it is not sent there again until it asks.
     pub(crate) source_spent: bool,
+    /// When it was last heard that a child had a piece from it, and how long it takes it to send one, smoothed.
+    pub(crate) passed: Option<(Moment, Duration)>,
+    /// It does not pass on what it has: until then it is offered to nobody, what only it has counts as held by nobody, and
+    /// others read the source.
+    pub(crate) withholds: Option<Moment>,
     /// It cuts the content differently: nobody's parent.
     pub(crate) stranger: bool,
     pub(crate) pieces: Pieces,
     pub(crate) parents: BTreeSet<PeerId>,
     pub(crate) children: BTreeSet<PeerId>,
-    /// Parents that failed it, and under which number.
-    pub(crate) failed: BTreeMap<PeerId, u64>,
+    /// Parents that failed it: they are not offered to it for a while, unless they come anew.
+    pub(crate) failed: BTreeMap<PeerId, Failure>,
     /// The same in the order in which they failed it, so that the oldest can be forgotten.
     pub(crate) failures: VecDeque<PeerId>,
     /// Hosts that it said to have had wrong bytes from.
@@ -88,6 +107,8 @@ impl Peer {
             ticket: None,
             sourcing: None,
             source_spent: false,
+            passed: None,
+            withholds: None,
             stranger: false,
             pieces: Pieces::default(),
             parents: BTreeSet::new(),
@@ -110,6 +131,11 @@ impl Peer {
     /// Whether it has nothing to work with and an answer would reach it.
     pub(crate) fn is_idle(&self) -> bool {
         self.open && self.sourcing.is_none() && self.parents.is_empty() && (self.extended || self.asked)
+    }
+
+    /// Whether an answer with parents is what it lacks most: it has none, whatever it reads from the source meanwhile.
+    pub(crate) fn lacks_parents(&self) -> bool {
+        self.is_idle() || (self.open && self.extended && self.parents.is_empty())
     }
 
     /// Whether it may be sent to the source.
@@ -151,14 +177,20 @@ impl Peer {
         }
     }
 
-    /// Whether this parent failed it, as it is now.
-    pub(crate) fn was_failed_by(&self, parent: &PeerId, number: u64) -> bool {
-        self.failed.get(parent) == Some(&number)
-    }
-
-    /// Remembers a parent that failed it; at most `most` of them.
-    pub(crate) fn remember_failure(&mut self, parent: PeerId, number: u64, most: usize) {
-        if self.failed.insert(parent.clone(), number).is_none() {
+    /// Remembers a parent that failed it, and under which number; at most `most` of them. It rests for `rest` the first
+    /// time, and twice as long each time after that; for good if that is `None`. Says until when.
+    pub(crate) fn remember_failure(
+        &mut self,
+        (parent, number): (PeerId, u64),
+        now: Moment,
+        rest: Option<Duration>,
+        most: usize,
+    ) -> Option<Moment> {
+        let known = self.failed.get(&parent).copied().filter(|failure| failure.number == number);
+        let times = known.map_or(0, |failure| failure.times);
+        let for_good = rest.is_none() || known.is_some_and(|failure| failure.until.is_none());
+        let until = rest.filter(|_| !for_good).map(|rest| now + rest.saturating_mul(1 << times.min(REST_DOUBLINGS)));
+        if self.failed.insert(parent.clone(), Failure { number, times: times + 1, until }).is_none() {
             self.failures.push_back(parent);
         }
         while self.failures.len() > most {
@@ -166,5 +198,21 @@ impl Peer {
                 self.failed.remove(&oldest);
             }
         }
+        until
+    }
+
+    /// A parent gave it something: what it failed before is forgiven, unless that was for good.
+    pub(crate) fn forgive(&mut self, parent: &PeerId) {
+        if self.failed.get(parent).is_some_and(|failure| failure.until.is_some()) {
+            self.failed.remove(parent);
+            self.failures.retain(|failed| failed != parent);
+        }
+    }
+
+    /// Whether a parent failed it and has not rested since.
+    pub(crate) fn avoids(&self, parent: &PeerId, number: u64, now: Moment) -> bool {
+        self.failed
+            .get(parent)
+            .is_some_and(|failure| failure.number == number && failure.until.is_none_or(|until| until > now))
     }
 }

@@ -46,7 +46,7 @@ impl Core {
     pub(crate) fn settle(&mut self, now: Moment) {
         loop {
             if let Some(orphan) = self.unsettled.orphans.pop_first() {
-                if self.peers.get(&orphan).is_some_and(|peer| peer.is_idle() && peer.ticket.is_none()) {
+                if self.peers.get(&orphan).is_some_and(|peer| peer.lacks_parents() && peer.ticket.is_none()) {
                     self.place(now, &orphan);
                 }
             } else if let Some(task) = self.unsettled.freed.pop_first() {
@@ -65,7 +65,7 @@ impl Core {
         let Some(task) = self.peers.get(peer).map(|peer| peer.task) else { return };
         if let Choice::Offers(offers) = self.choose(peer, self.config.max_parents) {
             self.offer(now, peer, offers);
-        } else if self.peers.get(peer).is_some_and(|peer| peer.is_idle() || (peer.open && peer.extended)) {
+        } else if self.peers.get(peer).is_some_and(Peer::lacks_parents) {
             self.join_queue(peer);
         }
         self.assign(now, &task);
@@ -140,7 +140,7 @@ impl Core {
             && !child.parents.contains(id)
             // One of the plain protocol cannot follow a parent that has nothing yet.
             && self.peers.get(id).is_some_and(|peer| {
-                peer.host != child.host && !child.was_failed_by(id, peer.number) && (child.extended || !peer.pieces.is_empty())
+                peer.host != child.host && !child.avoids(id, peer.number, self.now) && (child.extended || !peer.pieces.is_empty())
             })
     }
 
@@ -263,6 +263,17 @@ impl Core {
         }
         self.offer(now, peer, offers);
         self.improve_later(now, peer, self.config.improve_interval);
+    }
+
+    /// A parent that failed a peer may be offered to it again.
+    pub(crate) fn parent_rested(&mut self, now: Moment, peer: &PeerId) {
+        let Some(state) = self.peers.get(peer).filter(|peer| peer.open) else { return };
+        if state.parents.is_empty() {
+            let task = state.task;
+            self.note_freed(&task);
+        } else if state.extended {
+            self.improve_later(now, peer, Duration::ZERO);
+        }
     }
 
     /// Takes the parent that has least from a peer, if there is somebody who has clearly more; says who.

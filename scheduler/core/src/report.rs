@@ -1,11 +1,12 @@
 //! What a peer with an open conversation reports.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use damselfly_core::swarm::{Answer, PieceFault, Report, SourceWish};
 use damselfly_core::{Geometry, Moment, PeerId, PieceDigest, PieceNumber};
 
-use crate::machine::Core;
+use crate::machine::{Core, Wake};
 use crate::peer::Peer;
 use crate::place::Choice;
 use crate::{Fact, Output};
@@ -70,6 +71,17 @@ impl Core {
             return;
         }
         let first = state.pieces.is_empty();
+        if let Some(parent) = parent {
+            state.forgive(parent);
+            let (waits, was_offered) = (state.ticket.is_some(), state.was_offered(parent));
+            if waits {
+                self.note_freed(&task);
+            }
+            if was_offered {
+                self.passed_on(now, parent);
+            }
+        }
+        let Some(state) = self.peers.get(peer) else { return };
         let vouches = state.extended && parent.is_none() && geometry.is_some();
         self.add_piece(peer, piece);
         // Nobody else's word counts: who was not sent to the source may say anything.
@@ -114,8 +126,11 @@ impl Core {
         let Some((host, number)) = self.peers.get(parent).map(|parent| (parent.host.clone(), parent.number)) else {
             return;
         };
-        if let Some(state) = self.peers.get_mut(peer) {
-            state.remember_failure(parent.clone(), number, most);
+        let rest = (fault != PieceFault::Bad).then_some(self.config.failure_rest);
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        let rested = state.remember_failure((parent.clone(), number), now, rest, most);
+        if let Some(at) = rested {
+            self.wake_at(at, Wake::Rested(peer.clone()));
         }
         self.unlink(parent, peer);
         if was_offered && fault == PieceFault::Bad {
@@ -128,7 +143,7 @@ impl Core {
             self.missed(&host, &by);
         }
         let Some(state) = self.peers.get(peer) else { return };
-        if state.is_idle() && state.ticket.is_none() {
+        if state.lacks_parents() && state.ticket.is_none() {
             self.place(now, peer);
         } else if was_offered && state.extended && !state.parents.is_empty() {
             // Another one in its place, if there is one.
@@ -160,12 +175,19 @@ impl Core {
         state.asked = true;
         state.source_spent = false;
         self.unsettled.work.insert(state.task);
+        let mut rested = BTreeSet::new();
         for (parent, number) in failed {
-            state.remember_failure(parent, number, most);
+            // Those that it reported one by one rest already.
+            if !state.avoids(&parent, number, now) {
+                rested.extend(state.remember_failure((parent, number), now, Some(self.config.failure_rest), most));
+            }
+        }
+        for at in rested {
+            self.wake_at(at, Wake::Rested(peer.clone()));
         }
         let Some(state) = self.peers.get(peer) else { return };
         let number = |id: &PeerId| self.peers.get(id).map_or(0, |parent| parent.number);
-        let is_useless = |id: &&PeerId| !state.extended || state.was_failed_by(id, number(id));
+        let is_useless = |id: &&PeerId| !state.extended || state.avoids(id, number(id), now);
         let useless: Vec<PeerId> = state.parents.iter().filter(is_useless).cloned().collect();
         for parent in useless {
             self.unlink(&parent, peer);

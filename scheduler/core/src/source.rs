@@ -25,6 +25,9 @@ use crate::{Fact, Output};
 const LOOK: usize = 16;
 /// How long a run should take its reader.
 const RUN_TIME: Duration = Duration::from_secs(1);
+/// Another may read the source at the same time while a piece takes its readers no longer than this: what is slow is then
+/// not the source but their own links, on which the pieces of parents come at the same time.
+const PIECE_TIME: Duration = Duration::from_secs(4);
 /// The most pieces of one run, and how many it has while nobody knows how fast the source is.
 const MOST_PIECES: u32 = 16;
 const FIRST_PIECES: u32 = 4;
@@ -32,6 +35,9 @@ const FIRST_PIECES: u32 = 4;
 const SLOW_FACTOR: u32 = 4;
 /// ... if it takes so much longer besides.
 const SLOW_MARGIN: Duration = Duration::from_secs(2);
+/// The same where somebody waits for that piece, and others read as well.
+const LATE_FACTOR: u32 = 3;
+const LATE_MARGIN: Duration = Duration::from_secs(1);
 /// A lease that brings nothing passes on after its time the first few times, then after twice that, and so on.
 const DOUBLINGS: u32 = 4;
 
@@ -66,14 +72,14 @@ impl Core {
         }
     }
 
-    /// As many as bring at least a piece in a second each, and two to compare.
+    /// As many as bring at least a piece in four seconds each, and two to compare.
     pub(crate) fn allowed_leases(&self, task: &Task) -> usize {
         if task.geometry.is_none() {
             return 1;
         }
         let readers = u32::try_from(task.leases.len()).unwrap_or(u32::MAX);
         let each_second = match task.source_took {
-            Some(took) => (RUN_TIME.saturating_mul(readers).as_millis() / took.as_millis().max(1)) as usize,
+            Some(took) => (PIECE_TIME.saturating_mul(readers).as_millis() / took.as_millis().max(1)) as usize,
             None => 0,
         };
         (2 + each_second).min(self.config.max_leases)
@@ -166,6 +172,7 @@ impl Core {
         let is_seed = |id: &PeerId| self.peers.get(id).is_some_and(|peer| self.seeds.contains(&peer.host));
         peer.may_read()
             && !peer.stranger
+            && peer.withholds.is_none()
             && !peer.pieces.contains(PieceNumber(run.start))
             && task.leases.iter().all(|lease| lease.peer != *id && (!is_seed(&lease.peer) || is_seed(id)))
     }
@@ -364,7 +371,15 @@ impl Core {
     }
 
     /// Takes a lease from a peer that cannot bring its pieces.
-    fn take_lease(&mut self, task: &TaskId, peer: &PeerId) {
+    ///
+    /// It is told to end where the piece under way does: else it would read what others read now, too.
+    pub(crate) fn take_lease(&mut self, task: &TaskId, peer: &PeerId) {
+        let lease = self.tasks.get(task).and_then(|task| task.leases.iter().find(|lease| lease.peer == *peer));
+        let rest = lease.map(|lease| lease.pieces.clone()).filter(|pieces| pieces.len() > 1);
+        let is_ours = self.peers.get(peer).is_some_and(|peer| peer.extended);
+        if let (Some(rest), true) = (rest, is_ours) {
+            self.answer(peer, Answer::GoToSource { pieces: Some(rest.start..rest.start + 1) });
+        }
         if let Some(state) = self.tasks.get_mut(task) {
             state.leases_lost = state.leases_lost.saturating_add(1);
         }
@@ -393,6 +408,11 @@ impl Core {
         if !holders.is_empty() {
             return self.offer(now, peer, holders);
         }
+        let withheld = self.judge_holders(now, &task, peer, piece) && self.is_free(&task, piece);
+        let slow = self.judge_reader(now, &task, peer, piece);
+        if (withheld || slow) && !forbidden && self.lease_run(now, &task, peer, piece) {
+            return;
+        }
         let Some(state) = self.tasks.get(&task) else { return };
         // Where nothing comes for anybody it is not the holder's fault, and the next would fare no better.
         let doublings = state.leases_lost.saturating_sub(1).min(DOUBLINGS);
@@ -404,7 +424,8 @@ impl Core {
         if may && self.share_lease(now, &task, peer, piece) {
             return;
         }
-        if again && !has_own && !forbidden && self.lease_withheld(now, &task, peer, piece) {
+        let owns = self.has_lease_of(peer, piece);
+        if again && !owns && !forbidden && self.lease_withheld(now, &task, peer, piece) {
             return;
         }
         let Some(state) = self.tasks.get(&task) else { return };
@@ -421,14 +442,48 @@ impl Core {
     /// held by somebody slow must not keep everybody to that rate. The piece is read once more, and with it those behind
     /// it that are no better spread. Says whether it was so.
     fn lease_withheld(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber) -> bool {
-        let (Some(state), Some(child)) = (self.tasks.get(task), self.peers.get(peer)) else { return false };
+        let Some(state) = self.tasks.get(task) else { return false };
         let copies = state.copies_of(piece);
         let none_to_give = copies == 0 || state.lease_of(piece).is_some();
-        if none_to_give || state.seed.is_some() || state.leases.len() >= self.allowed_leases(state) {
+        if none_to_give
+            || state.seed.is_some()
+            || (!self.has_lease(peer) && state.leases.len() >= self.allowed_leases(state))
+        {
             return false;
         }
+        self.lease_run(now, task, peer, piece)
+    }
+
+    /// Whether nobody who may be offered has the piece, and nobody reads it.
+    fn is_free(&self, task: &TaskId, piece: PieceNumber) -> bool {
+        self.tasks.get(task).is_some_and(|task| task.copies_of(piece) == 0 && task.lease_of(piece).is_none())
+    }
+
+    /// A peer waits for a piece that another reads: whether that one takes much longer than the others do. It then reads
+    /// for nobody else.
+    fn judge_reader(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber) -> bool {
+        let Some(state) = self.tasks.get(task) else { return false };
+        let Some(lease) = state.lease_of(piece).filter(|lease| lease.peer != *peer) else { return false };
+        let Some(usual) = state.source_took else { return false };
+        let is_ours = self.peers.get(&lease.peer).is_some_and(|holder| holder.extended);
+        let waits = now.since(lease.since);
+        let is_slow = state.leases.len() > 1 && waits > usual * LATE_FACTOR + LATE_MARGIN;
+        if !is_ours || !is_slow || state.leases_lost > state.leases.len() as u32 {
+            return false;
+        }
+        let holder = lease.peer.clone();
+        self.take_lease(task, &holder);
+        self.withholds(now, &holder);
+        true
+    }
+
+    /// Leases a piece to a peer that waits for it, and with it those behind it that are no better spread.
+    fn lease_run(&mut self, now: Moment, task: &TaskId, peer: &PeerId, piece: PieceNumber) -> bool {
+        let (Some(state), Some(child)) = (self.tasks.get(task), self.peers.get(peer)) else { return false };
+        let copies = state.copies_of(piece);
         let count = state.geometry.map_or(0, Geometry::count);
-        let most = count.min(piece.0.saturating_add(self.run_length(state)));
+        let run = if child.withholds.is_some() { 1 } else { self.run_length(state) };
+        let most = count.min(piece.0.saturating_add(run));
         let as_rare = |number: &u32| {
             let number = PieceNumber(*number);
             state.copies_of(number) <= copies && state.lease_of(number).is_none() && !child.pieces.contains(number)

@@ -30,6 +30,8 @@ pub(crate) struct Task {
     pub(crate) leases_lost: u32,
     /// How long the readers of the source need for a piece, smoothed.
     pub(crate) source_took: Option<Duration>,
+    /// How long it takes a host to send a piece to another, smoothed over all of them.
+    pub(crate) pass_took: Option<Duration>,
     /// How many holders that may be offered have each piece.
     pub(crate) copies: Vec<u32>,
     /// Every piece before this one is held by somebody, or leased.

@@ -201,13 +201,42 @@ fn a_stalled_or_broken_parent_is_left_and_its_other_pieces_go_to_others() {
 }
 
 #[test]
-fn a_parent_that_fails_twice_is_not_taken_a_third_time() {
-    let mut bench = Bench::whole(2);
-    for _ in 0..2 {
+fn a_parent_that_fails_again_and_again_rests_longer_and_longer_but_is_never_lost() {
+    let mut bench = Bench::whole(4);
+    let mut rests = Vec::new();
+    for _ in 0..4 {
         assert_eq!(bench.parents(&["a"], false), [Action::Follow(offer("a"))]);
-        bench.tell(Event::ParentGone { parent: peer("a") });
+        let offered = bench.now;
+        let mut asked = fetched(&bench.has("a", 0));
+        while asked.is_empty() {
+            asked = fetched(&bench.wait().1);
+        }
+        assert_eq!(asked, [("a".into(), 0)]);
+        rests.push(bench.now.since(offered).as_millis());
+        let actions = failed(&mut bench, "a", 0, PieceFault::Stalled);
+        assert!(actions.contains(&Action::Unfollow(peer("a"))));
     }
-    assert_eq!(bench.parents(&["a"], false), []);
+    assert_eq!(rests, [0, 500, 1000, 2000]);
+    bench.parents(&["a"], false);
+    bench.has("a", 0);
+    while fetched(&bench.wait().1).is_empty() {}
+    bench.arrives("a", 0);
+    bench.has("a", 1);
+    failed(&mut bench, "a", 1, PieceFault::Stalled);
+    bench.parents(&["a"], false);
+    bench.has("a", 1);
+    let waited = bench.wait().0;
+    assert_eq!(waited.as_millis(), 500, "what it failed before it gave a piece is forgiven");
+}
+
+#[test]
+fn a_parent_that_can_no_longer_be_asked_is_reported_at_once() {
+    let mut bench = Bench::whole(4);
+    bench.parents(&["a", "b"], false);
+    let gone = bench.tell(Event::ParentGone { parent: peer("a"), fault: PieceFault::Gone });
+    assert_eq!(gone, [report("a", 0, PieceFault::Gone), Action::Unfollow(peer("a"))]);
+    let missing = bench.tell(Event::ParentGone { parent: peer("b"), fault: PieceFault::Missing });
+    assert_eq!(missing[0], Action::Unfollow(peer("b")), "a host that does not have the task can be reached");
 }
 
 #[test]

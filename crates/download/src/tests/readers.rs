@@ -56,10 +56,15 @@ fn a_reader_that_waits_long_for_its_next_piece_gets_it() {
     for seed in 0..20 {
         let mut bench = served_slowly(seed);
         let mut actions = bench.wants(1, RangeWish::Whole);
-        for piece in 0..8 {
-            assert_eq!(actions.pop(), Some(fetch("a", piece)), "seed {seed}");
+        let mut missing: std::collections::BTreeSet<u32> = (0..32).collect();
+        for turn in 0..16 {
+            let Some(Action::Fetch { piece, .. }) = actions.pop() else { panic!("seed {seed}: nothing is fetched") };
+            let next = missing.first().copied();
+            let preferred = turn % Config::default().urgent_share == 0;
+            assert!(!preferred || Some(piece.0) == next, "seed {seed}: {piece} is chosen and {next:?} is waited for");
+            missing.remove(&piece.0);
             bench.now = bench.now + Config::default().urgent_interval;
-            actions = bench.arrives("a", piece);
+            actions = bench.arrives("a", piece.0);
         }
     }
 }

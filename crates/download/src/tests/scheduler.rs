@@ -1,5 +1,7 @@
 //! Registering, waiting, losing the scheduler, and the ladder of resorts.
 
+use damselfly_core::swarm::PieceFault;
+
 use super::*;
 
 const REGISTER: Action = Action::Register { source: SourceWish::Allowed };
@@ -165,8 +167,9 @@ fn a_lost_scheduler_is_not_tried_for_ever() {
 fn when_the_last_parent_is_left_others_are_asked_for_at_once() {
     let mut bench = Bench::whole(2);
     bench.parents(&["a", "b"], false);
-    assert_eq!(bench.tell(Event::ParentGone { parent: peer("a") }), [Action::Unfollow(peer("a"))]);
-    let actions = bench.tell(Event::ParentGone { parent: peer("b") });
+    let gone = |name| Event::ParentGone { parent: peer(name), fault: PieceFault::Missing };
+    assert_eq!(bench.tell(gone("a")), [Action::Unfollow(peer("a"))]);
+    let actions = bench.tell(gone("b"));
     assert_eq!(actions, [Action::Unfollow(peer("b")), reschedule(&["a", "b"])]);
 }
 

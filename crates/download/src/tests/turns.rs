@@ -149,7 +149,7 @@ fn what_was_fetched_before_a_parent_said_that_it_serves_by_turns_is_no_turn() {
 fn a_turn_of_a_parent_that_was_left_is_passed() {
     let mut bench = Bench::whole(1);
     bench.queueing(&[("a", &[0])]);
-    bench.tell(Event::ParentGone { parent: peer("a") });
+    bench.tell(Event::ParentGone { parent: peer("a"), fault: PieceFault::Gone });
     assert_eq!(bench.turn("a", &[0]), [Action::PassTurn { parent: peer("a") }]);
 }
 
@@ -201,7 +201,10 @@ fn late() -> Bench {
 fn a_reader_whose_next_piece_nobody_brings_has_it_from_the_source_within_three_seconds() {
     let mut bench = late();
     let (waited, actions) = bench.wait();
-    assert_eq!((waited, actions), (secs(2), vec![Action::Report(Report::Late { piece: PieceNumber(0) })]));
+    assert_eq!(
+        (waited, actions),
+        (Config::default().late, vec![Action::Report(Report::Late { piece: PieceNumber(0) })])
+    );
     // The scheduler says nothing.
     let (waited, actions) = bench.wait();
     assert!(waited <= secs(1));
@@ -257,4 +260,25 @@ fn a_piece_that_trickles_from_a_parent_is_taken_from_it_for_a_reader_that_waits(
         }
     }
     assert!(bench.now.since(begun) <= secs(7), "{:?}", bench.now.since(begun));
+}
+
+/// However many fetches become slow, and however many turns are given meanwhile, no more come than may: at most one beside
+/// them, which a reader waits for.
+#[test]
+fn what_is_taken_over_from_slow_parents_is_bounded_like_all_else() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    let config = Config { jitter: Duration::ZERO, ..Config::default() };
+    let mut bench = Bench::new(Setup { config, ..setup(Some(32)) });
+    bench.wants(1, RangeWish::Whole);
+    let all: Vec<u32> = (0..32).collect();
+    bench.queueing(&names.map(|name| (name, &all[..])));
+    for _ in 0..6 {
+        for name in names {
+            bench.tell(Event::Turn { parent: peer(name), least_sent: Vec::new() });
+        }
+        bench.wait();
+    }
+    let fetches = &bench.download.pieces.as_ref().expect("the geometry is known").fetches;
+    let quick = fetches.values().filter(|fetch| !fetch.slow).count();
+    assert!(quick <= Config::default().turns_at_once as usize + 1, "{quick}");
 }

@@ -21,12 +21,13 @@ impl World {
             }
             Fault::Revive { host } => self.revive(host),
             Fault::Freeze { host, time } => self.freeze(host, time),
+            Fault::CutOff { host, time } => self.cut_off(host, time),
             Fault::CutOrigin { time } => self.cut_origin(time),
             Fault::RestartScheduler { time } => self.restart_scheduler(time),
-            Fault::Slow { host, link } => {
+            Fault::Slow { host, up, down } => {
                 let place = self.hosts[host].place;
                 let mut due = Vec::new();
-                self.net.change(self.now, place, link, &mut due);
+                self.net.change(self.now, place, (up, down), &mut due);
                 due.into_iter().for_each(|due| self.at(due.at, Happening::Flows { due }));
             }
             Fault::Delay { by, time } => self.slower = (by, self.now + time),
@@ -110,8 +111,45 @@ impl World {
     fn freeze(&mut self, index: usize, time: Duration) {
         if self.hosts[index].alive {
             self.hosts[index].frozen = self.now + time;
-            self.stop_sending(index, PieceFault::Stalled);
+            self.cut_off(index, time);
         }
+    }
+
+    /// Whatever is on its way to or from the host stalls; its source stream goes on when it is back.
+    fn cut_off(&mut self, index: usize, time: Duration) {
+        if !self.hosts[index].alive {
+            return;
+        }
+        self.hosts[index].cut_off = self.now + time;
+        self.stop_sending(index, PieceFault::Stalled);
+        let at = self.now + STALL;
+        let asks: Vec<_> =
+            self.hosts[index].asks.iter().map(|(parent, ask)| (parent.clone(), ask.id, ask.at)).collect();
+        for (parent, id, host) in asks {
+            self.hosts[host].queue.retain(|(_, _, queued)| *queued != id);
+            self.at(at, Happening::AskExpires { child: index, parent, id, fault: Some(PieceFault::Stalled) });
+        }
+        let fetches = self.hosts[index].fetches.iter_mut();
+        let fetches: Vec<_> = fetches.map(|(&piece, fetching)| (piece, fetching.id, fetching.flow.take())).collect();
+        for (piece, id, flow) in fetches {
+            if let Some(flow) = flow {
+                self.unflow(flow);
+            }
+            self.at(at, Happening::FetchFails { child: index, id, piece, fault: PieceFault::Stalled });
+        }
+        if let Some(stream) = &mut self.hosts[index].stream {
+            let (id, flow) = (stream.id, stream.flow.take());
+            if let Some(flow) = flow {
+                self.unflow(flow);
+            }
+            let at = self.now + time;
+            self.at(at, Happening::StreamBegins { child: index, id });
+        }
+    }
+
+    /// Whether anything gets from one of these hosts to the other.
+    pub(super) fn reaches(&self, a: usize, b: usize) -> bool {
+        self.now >= self.hosts[a].cut_off && self.now >= self.hosts[b].cut_off
     }
 
     fn cut_origin(&mut self, time: Duration) {

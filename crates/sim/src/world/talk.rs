@@ -5,7 +5,7 @@ use super::*;
 impl World {
     /// Sends to the scheduler, in order with what the host sent before.
     fn send(&mut self, index: usize, conversation: Option<u64>, event: scheduler::Event) {
-        let at = (self.now + self.delay()).max(self.hosts[index].sent);
+        let at = (self.now.max(self.hosts[index].cut_off) + self.delay()).max(self.hosts[index].sent);
         self.hosts[index].sent = at;
         let from = conversation.map(|conversation| (index, conversation));
         let epoch = self.epoch;
@@ -122,7 +122,7 @@ impl World {
         if let Answer::GoToSource { .. } = &answer {
             self.outcome.grants += 1;
         }
-        let at = (self.now + self.delay()).max(self.hosts[host].received);
+        let at = (self.now.max(self.hosts[host].cut_off) + self.delay()).max(self.hosts[host].received);
         self.hosts[host].received = at;
         self.at(at, Happening::Answer { host, conversation, answer });
     }

@@ -37,7 +37,8 @@ impl World {
         let names: Vec<_> =
             self.hosts[child].following.iter().filter(|peer| self.peers.get(peer) == Some(&parent)).cloned().collect();
         for name in names {
-            let at = self.now + self.delay();
+            let until = self.hosts[child].cut_off.max(self.hosts[parent].cut_off);
+            let at = self.now.max(until) + self.delay();
             let heard = self.hosts[child].heard.entry(name.clone()).or_default();
             *heard = at.max(*heard);
             let at = *heard;
@@ -50,8 +51,8 @@ impl World {
         if self.hosts[child].life != life || !self.hosts[child].following.contains(&parent) {
             return;
         }
-        if !self.hosts[index].alive {
-            let at = self.now + self.delay();
+        if !self.hosts[index].alive || !self.reaches(child, index) {
+            let at = self.now + if self.hosts[index].alive { STALL } else { self.delay() };
             return self.at(at, Happening::Gone { child, life, parent });
         }
         self.hosts[index].followers.insert((child, life));
@@ -77,11 +78,12 @@ impl World {
         if !parent.alive {
             let delay = self.delay();
             fails(self, delay, PieceFault::Gone);
-        } else if self.now < parent.frozen {
+        } else if self.now < parent.frozen || !self.reaches(child, from) {
             fails(self, STALL, PieceFault::Stalled);
         } else if let Some(variant) = parent.serves(piece) {
             let (from, to) = (parent.place, self.hosts[child].place);
             let bytes = self.plan.geometry.span(piece).map_or(0, |span| span.len());
+            self.hosts[from].sent_pieces[piece.index()] += 1;
             let flow = self.flow(from, to, bytes, Carries::Fetch { child, id, piece });
             if let Some(fetching) = self.hosts[child].fetches.get_mut(&piece) {
                 fetching.flow = Some(flow);
@@ -139,7 +141,6 @@ impl World {
             Some(Carries::Fetch { child, id, piece }) => {
                 let Some(fetching) = self.hosts[child].fetches.remove(&piece) else { return };
                 assert_eq!(fetching.id, id);
-                self.hosts[fetching.from].sent_pieces[piece.index()] += 1;
                 self.hosts[fetching.from].uploaded += self.plan.geometry.span(piece).map_or(0, |span| span.len());
                 if fetching.in_turn {
                     self.upload_over(fetching.from);
@@ -169,6 +170,10 @@ impl World {
     pub(super) fn stream_begins(&mut self, child: usize, id: u64) {
         if self.hosts[child].stream.as_ref().is_none_or(|stream| stream.id != id) {
             return;
+        }
+        let cut_off = self.hosts[child].cut_off;
+        if self.now < cut_off {
+            return self.at(cut_off, Happening::StreamBegins { child, id });
         }
         if self.now < self.origin_away {
             self.drop_stream(child);

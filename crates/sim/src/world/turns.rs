@@ -39,7 +39,7 @@ impl World {
         let delay = self.delay();
         if !self.hosts[host].alive {
             expires(self, delay, Some(PieceFault::Gone));
-        } else if self.now < self.hosts[host].frozen {
+        } else if self.now < self.hosts[host].frozen || !self.reaches(child, host) {
             expires(self, STALL, Some(PieceFault::Stalled));
         } else if busy {
             expires(self, delay, None);

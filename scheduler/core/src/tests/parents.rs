@@ -219,7 +219,7 @@ fn orphans_are_placed_at_once() {
     world.register("c");
     world.piece("c", 0, Some("a"));
     let answers = world.event(Event::HostLeft(damselfly_core::HostId::from("a")));
-    assert_eq!(world.core.counts().waiting, 0);
+    assert_eq!(world.core.counts().waiting, 1, "who has no parents waits for some, whatever it reads meanwhile");
     let runs = answers.iter().filter(|(_, what)| matches!(what, Told::Run(..))).count();
     assert_eq!(runs, 2, "what a had and c has not is read from the source: {answers:?}");
 }
@@ -272,4 +272,33 @@ fn a_host_serves_so_many_children_in_one_task_and_more_in_others() {
     assert_eq!(offered(&world.register("b"), "b"), ["a"]);
     assert_eq!(offered(&world.register("c"), "c"), ["a"]);
     assert_eq!(world.register("d"), [told("d", Told::Wait)]);
+}
+
+/// A host that lost its network calls all its parents failed, one after another. They are offered to it again when they
+/// have rested, each time later, whether it reads from the source meanwhile or not.
+#[test]
+fn parents_that_failed_a_peer_are_offered_to_it_again_after_a_rest() {
+    let mut world = with_complete_a(&["b"]);
+    assert_eq!(offered(&world.register("b"), "b"), ["a"]);
+    let mut rests = Vec::new();
+    for round in 0..4 {
+        let mut told = world.piece_failed("b", "a", PieceFault::Stalled);
+        if round % 2 == 1 {
+            told.extend(world.opened("b"));
+        }
+        assert_eq!(offered(&told, "b"), Vec::<String>::new(), "it has only just failed");
+        let failed = world.now;
+        while offered(&told, "b").is_empty() {
+            told = world.wait().expect("something is to come");
+        }
+        rests.push(world.now.since(failed).as_secs());
+    }
+    assert_eq!(rests, [2, 4, 8, 16]);
+    world.piece("b", 0, Some("a"));
+    let failed = world.now;
+    let mut told = world.piece_failed("b", "a", PieceFault::Stalled);
+    while offered(&told, "b").is_empty() {
+        told = world.wait().expect("something is to come");
+    }
+    assert_eq!(world.now.since(failed).as_secs(), 2, "forgiven");
 }

@@ -139,7 +139,8 @@ fn a_holder_that_is_slow_beside_the_others_loses_what_it_has_not_read() {
         world.report("a", Report::SourceProgress);
     }
     assert!(world.facts.contains(&Fact::LeaseLost));
-    let heir = answers.iter().find(|(_, what)| matches!(what, Told::Run(0, _)));
+    let heir = answers.iter().rfind(|(_, what)| matches!(what, Told::Run(0, _)));
+    assert!(answers.contains(&told("a", Told::Run(0, 1))), "it ends where its piece does: {answers:?}");
     assert!(heir.is_some_and(|(name, _)| name != "a"), "{answers:?}");
 }
 
@@ -203,6 +204,38 @@ fn what_a_slow_host_alone_has_is_read_again_for_who_waits_for_it_twice() {
     assert_eq!(world.report("b", late(3)), [told("b", Told::Run(3, 5))], "and what is behind it, but not what it has");
     assert_eq!(leases(&world), [lease("b", 3, 5)]);
     assert_eq!(world.report("b", late(3)), [told("b", Told::Wait)], "it reads it itself");
+}
+
+#[test]
+fn who_passes_nothing_on_is_not_counted_on_until_it_does_again() {
+    let late = |piece| Report::Late { piece: PieceNumber(piece) };
+    let mut world = World::with_hosts(&["a", "b", "c"]);
+    world.holds("a", 0..PIECES);
+    world.register("b");
+    world.register("c");
+    assert_eq!(world.report("b", late(2)), [told("b", Told::Wait)], "it has only just been offered a");
+    world.now = world.now + Duration::from_millis(1500);
+    let answers = world.report("b", late(2));
+    assert!(answers.contains(&told("b", Told::Run(2, 6))), "a has sent nothing to anybody: {answers:?}");
+    assert!(answers.contains(&told("c", Told::Run(0, 2))), "what only a has is read by others, too: {answers:?}");
+    assert_eq!(world.core.task(&task()).unwrap().holders, 2, "a is offered to nobody");
+    // It was stopped, and goes on: what it gives in short time shows that it is back.
+    world.piece("b", 7, Some("a"));
+    world.now = world.now + Duration::from_millis(100);
+    world.piece("c", 7, Some("a"));
+    assert_eq!(world.core.task(&task()).unwrap().holders, 3);
+}
+
+#[test]
+fn one_that_withholds_is_tried_again_after_a_while() {
+    let mut world = World::with_hosts(&["a", "b"]);
+    world.holds("a", 0..PIECES);
+    world.register("b");
+    world.now = world.now + Duration::from_millis(1500);
+    world.report("b", Report::Late { piece: PieceNumber(2) });
+    assert_eq!(world.core.task(&task()).unwrap().holders, 1);
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.core.task(&task()).unwrap().holders, 2);
 }
 
 #[test]

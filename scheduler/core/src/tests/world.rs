@@ -169,6 +169,13 @@ impl World {
         self.event(Event::Held(host(name), holding))
     }
 
+    /// Lets the time come that the machine waits for.
+    pub(super) fn wait(&mut self) -> Option<Vec<(String, Told)>> {
+        let at = self.core.deadline()?;
+        self.now = self.now.max(at);
+        Some(self.event(Event::Timer))
+    }
+
     /// Lets time pass, waking the machine whenever it wants.
     pub(super) fn pass(&mut self, time: Duration) -> Vec<(String, Told)> {
         let end = self.now + time;
@@ -283,7 +290,7 @@ fn check_task(core: &Core, id: &TaskId) {
         let usable = |id: &&&PeerId| {
             let holder = &core.peers[**id];
             !child.stranger
-                && !child.was_failed_by(id, core.peers[**id].number)
+                && !child.avoids(id, core.peers[**id].number, core.now)
                 && holder.host != child.host
                 && (child.extended || !holder.pieces.is_empty())
         };
@@ -317,6 +324,7 @@ fn offerable(core: &Core, peer: &PeerId) -> bool {
     let gets_some = peer.open && peer.extended && core.tasks[&peer.task].geometry.is_some();
     (!peer.pieces.is_empty() || gets_some)
         && !peer.stranger
+        && peer.withholds.is_none()
         && host.offered().is_some_and(|info| info.upload_slots > 0)
         && !core.tasks[&peer.task].isolated.contains_key(&peer.host)
 }
