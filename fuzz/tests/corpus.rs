@@ -1,6 +1,6 @@
 //! Every target with every file of its corpus, and for a second each with mutations of these.
 //!
-//! `FUZZ_SECONDS` and `FUZZ_SEED` in the environment make it longer, or repeat a run.
+//! `FUZZ_SECONDS` and `FUZZ_SEED` in the environment make it longer, or another run.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -72,7 +72,7 @@ fn run(name: &str, target: Target, seed: u64, time: Option<Duration>) -> u32 {
 #[test]
 fn no_input_breaks_what_has_to_hold() {
     let number = |name: &str| env::var(name).ok().and_then(|text| text.parse().ok());
-    let seed = number("FUZZ_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = number("FUZZ_SEED").unwrap_or(1);
     let time = number("FUZZ_SECONDS").map(Duration::from_secs);
     let only = env::var("FUZZ_TARGET").ok();
     println!("seed {seed}");

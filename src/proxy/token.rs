@@ -21,7 +21,7 @@ use super::route::{Ingress, SERVICE, TOKEN_PATH, Target, named_host};
 use crate::net::{Body, ClientConnection, HttpClient, spoken_scheme};
 use crate::registry::{
     API_VERSION, API_VERSION_HEADER, Bearer, Challenge, MAX_QUESTION, Mirror, OwnToken, Registry, Resource,
-    TokenAnswer, TokenError, TokenRequest, is_token_form, with_realm,
+    TokenAnswer, TokenError, TokenRequest, is_registry_path, is_token_form, with_realm,
 };
 
 /// How many scopes one question may have.
@@ -46,7 +46,7 @@ pub(super) struct SendsHere {
 impl SendsHere {
     /// Whether a refusal of this request would be such a challenge.
     pub(super) fn find(parts: &request::Parts, target: &Target, ingress: &Ingress) -> Option<Self> {
-        if target.mirror.is_none() || is_remote(parts) {
+        if target.mirror.is_none() || is_remote(parts) || !is_registry_path(target.uri.path()) {
             return None;
         }
         let registry = ingress.registry.clone();
@@ -168,22 +168,20 @@ impl Inner {
 
     /// The registry that scopes as clients of the mirror write them mean, and the scopes as the registry knows them.
     fn registry_of(&self, scopes: &[String]) -> Result<Option<(Registry, Vec<String>)>, Fault> {
-        let mut found: Option<(Registry, Vec<String>)> = None;
+        let mut named = Vec::new();
         for scope in scopes {
             let parts = scope.split_once(':').and_then(|(kind, rest)| Some((kind, rest.rsplit_once(':')?)));
             let Some((kind, (name, actions))) = parts else { continue };
-            let named = self.routes.mirror.repository(name);
             let (registry, repository) =
-                named.map_err(|error| Fault::client(StatusCode::BAD_REQUEST, error.to_string()))?;
-            let scope = format!("{kind}:{repository}:{actions}");
-            match &mut found {
-                None => found = Some((registry, vec![scope])),
-                Some((own, scopes)) if *own == registry => scopes.push(scope),
-                // One token is good for one registry.
-                Some(_) => {}
-            }
+                Mirror::repository(name).map_err(|error| Fault::client(StatusCode::BAD_REQUEST, error.to_string()))?;
+            named.push((registry, format!("{kind}:{repository}:{actions}")));
         }
-        Ok(found)
+        // One token is good for one registry. A client that was refused adds the scope that the registry named, which
+        // knows nothing of us: what names no registry is of the one that another scope names.
+        let meant = named.iter().find_map(|(registry, _)| registry.clone());
+        let scopes = named.into_iter().filter(|(own, _)| own.is_none() || *own == meant);
+        let scopes: Vec<_> = scopes.map(|(_, scope)| scope).collect();
+        Ok((!scopes.is_empty()).then(|| (meant.unwrap_or_else(|| self.routes.mirror.unnamed()), scopes)))
     }
 
     /// What a registry asks of callers, as it says at `ping`. Its answer is kept for some minutes.

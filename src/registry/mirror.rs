@@ -146,17 +146,21 @@ impl Mirror {
         Ok(Some(configured.cloned().unwrap_or(named)))
     }
 
-    /// The registry and the repository that a name as clients of the mirror write it means: the registry first, unless
-    /// it is the configured one or Docker's.
+    /// The registry that is meant where nothing names one: the configured one, or Docker's.
+    pub fn unnamed(&self) -> Registry {
+        self.default.clone().unwrap_or_else(Registry::docker)
+    }
+
+    /// The registry, if there is one, and the repository that a name as clients of the mirror write it means.
     ///
     /// # Errors
     /// What names the registry is no host.
-    pub fn repository(&self, name: &str) -> Result<(Registry, String), MirrorError> {
+    pub fn repository(name: &str) -> Result<(Option<Registry>, String), MirrorError> {
         // As part of a path, which says the same of it.
-        if let Some((registry, _, rest)) = named_by_path(&format!("/v2/{name}"))? {
-            return Ok((registry, rest.trim_start_matches("/v2/").to_owned()));
+        match named_by_path(&format!("/v2/{name}"))? {
+            Some((registry, _, rest)) => Ok((Some(registry), rest.trim_start_matches("/v2/").to_owned())),
+            None => Ok((None, name.to_owned())),
         }
-        Ok((self.default.clone().unwrap_or_else(Registry::docker), name.to_owned()))
     }
 }
 
@@ -393,11 +397,32 @@ mod tests {
             (Some("harbor.corp"), "quay.io/x", "quay.io x"),
             (None, "u@quay.io/x", "invalid"),
         ] {
-            let named = match Mirror::new(addr).unwrap().repository(name) {
-                Ok((registry, repository)) => format!("{} {repository}", registry.authority()),
+            let mirror = Mirror::new(addr).unwrap();
+            let named = match Mirror::repository(name) {
+                Ok((registry, repository)) => {
+                    format!("{} {repository}", registry.unwrap_or_else(|| mirror.unnamed()).authority())
+                }
                 Err(_) => "invalid".into(),
             };
             assert_eq!(named, want, "{addr:?} {name}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_the_configured_registry_as_it_is_configured() {
+        for (addr, query, want) in [
+            (None, Some("ns=quay.io&service=x"), Ok(Some("https://quay.io/v2/"))),
+            (None, Some("ns=docker.io"), Ok(Some("https://registry-1.docker.io/v2/"))),
+            (Some("http://r.example:5000"), Some("ns=r.example%3A5000"), Ok(Some("http://r.example:5000/v2/"))),
+            (Some("http://r.example:5000"), Some("ns=r.example"), Ok(Some("https://r.example/v2/"))),
+            (None, Some("service=x"), Ok(None)),
+            (None, None, Ok(None)),
+            (None, Some("ns=http://r"), Err(())),
+            (None, Some("ns=a&ns=b"), Err(())),
+        ] {
+            let found = Mirror::new(addr).unwrap().by_namespace(query);
+            let found = found.map(|found| found.map(|found| found.url("/v2/", None).unwrap().to_string()));
+            assert_eq!(found.as_ref().map(Option::as_deref).map_err(|_| ()), want, "{addr:?} {query:?}");
         }
     }
 

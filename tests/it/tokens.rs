@@ -126,6 +126,26 @@ fn a_registry_that_stands_in_the_query_has_clients_that_log_in_too() {
     }
 }
 
+/// A client that was refused asks once more, with the scope that the registry's refusal named.
+#[test]
+fn a_scope_that_names_no_registry_is_of_the_one_that_another_names() {
+    let registry = registry(Access::UserToken, &Image::new(MIB, 886));
+    let daemon = Daemon::plan("h1").plain_upstream(registry.authority()).set("proxy.deny[]", "registry-1.docker.io");
+    let daemon = daemon.start();
+    let named = format!("repository:{}:pull", by_path(&registry));
+    for scopes in [[named.as_str(), "repository:other/app:pull"], ["repository:other/app:pull", named.as_str()]] {
+        let mut url = url::Url::parse(&format!("{}/token?service=damselfly", base(&daemon))).expect("a URL");
+        url.query_pairs_mut().extend_pairs(scopes.map(|scope| ("scope", scope)));
+        registry.forget();
+        let answer = Ask::get(url.as_str()).header("Authorization", &basic(USER, SECRET)).send();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let asked = registry.seen().pop().expect("a question");
+        for scope in ["repository%3Ateam%2Fapp%3Apull", "repository%3Aother%2Fapp%3Apull"] {
+            assert!(asked.target.contains(scope), "{}", asked.target);
+        }
+    }
+}
+
 /// containerd asks with a form first. What such a token opens is the same.
 #[test]
 fn a_registry_that_stands_in_the_query_gives_tokens_for_forms() {

@@ -166,6 +166,13 @@ impl Download {
             (fetch.slow || waited_for(**piece)) && self.source.may_read(**piece) && self.source.is_usable()
         });
         for (piece, from) in slow.map(|(&piece, fetch)| (piece, fetch.parent.clone())).collect::<Vec<_>>() {
+            // It must then really be read from there, one at a time: the same parent would be asked for it again.
+            if !self.source.must_read(piece) {
+                if self.source.urgent.is_some() {
+                    continue;
+                }
+                self.source.urgent = Some(piece);
+            }
             self.give_up(now, &from, piece);
         }
     }

@@ -107,15 +107,16 @@ fn one_piece_each(bench: &mut Bench, numbers: std::ops::Range<u32>) -> Vec<Strin
 fn who_has_no_turn_left_takes_nothing_over() {
     let most = Config::default().turns_at_once;
     let mut bench = Bench::whole(20);
-    let mut names = one_piece_each(&mut bench, 0..most + 2);
+    // No reader waits for any of these.
+    let mut names = one_piece_each(&mut bench, 1..most + 3);
     let last = names.pop().expect("there are several");
-    bench.has(&last, 0);
-    assert_eq!(bench.turn("p0", &[0]), [fetch("p0", 0)]);
+    bench.has(&last, 1);
+    assert_eq!(bench.turn("p1", &[1]), [fetch("p1", 1)]);
     bench.wait();
-    for (name, piece) in names.iter().zip(0..).skip(1) {
+    for (name, piece) in names.iter().zip(1..).skip(1) {
         assert_eq!(bench.turn(name, &[piece]), [fetch(name, piece)]);
     }
-    assert_eq!(bench.turn(&last, &[0]), [Action::PassTurn { parent: peer(&last) }], "though p0 is slow to give it");
+    assert_eq!(bench.turn(&last, &[1]), [Action::PassTurn { parent: peer(&last) }], "though p1 is slow to give it");
 }
 
 #[test]
