@@ -74,7 +74,7 @@ impl Default for Config {
             max_parents: 10,
             children_per_task: 24,
             max_leases: 8,
-            uncut_lease: 16 << 20,
+            uncut_lease: 48 << 20,
             lease_time: Duration::from_secs(3),
             plain_lease_time: Duration::from_secs(30),
             slow_source: 256 * 1024,
