@@ -115,6 +115,8 @@ fn memory(dir: &std::path::Path, origin: &Origin) -> Result<()> {
     };
     show("idle")?;
     let idle = load::idle(proxy.at, &origin.url("/small"), 5_000)?;
+    show("5,000 connections that have just been answered")?;
+    load::settle();
     show("5,000 idle connections")?;
     drop(idle);
     load::settle();
