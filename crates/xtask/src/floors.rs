@@ -54,6 +54,7 @@ const CRATES: [(&str, &[&str]); 6] = [
             "scheduler/tests/",
             "tests/",
             "benches/",
+            "fuzz/",
         ],
     ),
     (
@@ -61,7 +62,7 @@ const CRATES: [(&str, &[&str]); 6] = [
         &["src/daemon", "src/config", "src/scheduler_client", "scheduler/src/main.rs", "tests/", "benches/"],
     ),
     ("damselfly_scheduler_core", &["scheduler/", "crates/sim/", "tests/", "benches/"]),
-    ("damselfly_download", &["src/p2p", "crates/sim/", "tests/", "benches/"]),
+    ("damselfly_download", &["src/p2p", "crates/sim/", "tests/", "benches/", "fuzz/"]),
     ("damselfly_runtime", &["src/", "scheduler/src", "tests/", "benches/"]),
     ("damselfly", &["src/bin", "tests/", "benches/", "fuzz/"]),
 ];
