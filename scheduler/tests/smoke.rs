@@ -126,7 +126,11 @@ fn registration(name: &str, extended: bool) -> Registration {
         host: HostId::from(name),
         task: task(),
         peer: PeerId::from(format!("peer-{name}")),
-        origin: Origin { url: "http://origin/a?signature=secret".into(), ..Origin::default() },
+        origin: Origin {
+            url: "http://origin/a?signature=secret".into(),
+            digest: Some(format!("sha256:{}", "0".repeat(64))),
+            ..Origin::default()
+        },
         geometry: None,
         held: None,
         source: SourceWish::Allowed,

@@ -186,7 +186,7 @@ fn one_of_three_schedulers_is_killed_in_the_middle_of_fifty_downloads() {
     let mut schedulers = [Scheduler::start(), Scheduler::start(), Scheduler::start()];
     let plan = |number| schedulers.iter().fold(Daemon::plan(&format!("h{number}")), |plan, one| plan.scheduler(one));
     let hosts: Vec<Daemon> = (1..=5).map(|number| plan(number).start()).collect();
-    let files: Vec<_> = (0..10).map(|number| (format!("/{number}.bin"), random(5 * MIB, 200 + number))).collect();
+    let files: Vec<_> = (0..10).map(|number| (format!("/{number}.bin"), random(9 * MIB, 200 + number))).collect();
     let gate = Gate::at(3 * MIB);
     for (path, file) in &files {
         origin.put(path, Page::file(file.clone()).gate(&gate));

@@ -159,7 +159,13 @@ async fn the_driver_ends_with_its_last_handle_and_conversation() {
     let (mut answers, reports) = scheduler.register(registration("a")).await.unwrap();
     drop(scheduler);
     assert_eq!(next(&mut answers).await, Some(Answer::GoToSource { pieces: None }));
-    assert!(timeout(LONG, answers.recv()).await.is_err(), "a conversation keeps the driver");
+    // It says that nothing came, and sends it there again.
+    for _ in 0..10 {
+        match timeout(LONG, answers.recv()).await {
+            Ok(answer) => assert!(answer.is_some(), "a conversation keeps the driver"),
+            Err(_) => break,
+        }
+    }
     drop(reports);
     assert_eq!(next(&mut answers).await, None);
 }
