@@ -101,7 +101,8 @@ fn an_only_holder_that_is_slow_holds_nobody_up() {
             world.holds(0);
             world.fault(Duration::ZERO, Fault::Slow { host: 0, up, down: USUAL });
             (1..6).for_each(|host| world.wants(host, Want::Read, Duration::from_secs(1)));
-            check(what, 3.4, seed, judge(&mut world, 0));
+            // What it says that it holds is compared with the source before it is believed, and that takes a moment.
+            check(what, 4.0, seed, judge(&mut world, 0));
         }
     }
 }
