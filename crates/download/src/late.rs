@@ -145,7 +145,9 @@ impl Download {
     fn go_over_to_the_urgent(&mut self, now: Moment, piece: PieceNumber) {
         let Stage::Reading { run: Some(run), lived } = &self.source.stage else { return };
         let silent = now.since(*lived) >= self.config.late;
-        if self.source.urgent == Some(piece) && !run.contains(&piece.0) && silent {
+        // Once in a silence: that is not begun anew by another stream, and ends like that of any other.
+        if self.source.urgent == Some(piece) && !run.contains(&piece.0) && silent && !self.source.moved {
+            (self.source.moved, self.source.silent) = (true, Some(*lived));
             self.source.stage = Stage::Idle;
             self.actions.push_back(Action::StopSource);
             if let Some(pieces) = &mut self.pieces {

@@ -270,7 +270,8 @@ impl Download {
         self.source.resume = None;
         self.source.under_way = false;
         self.source.at_boundary = false;
-        self.source.stage = Stage::Reading { run: Some(first..end), lived: now };
+        let lived = self.source.silent.take().unwrap_or(now);
+        self.source.stage = Stage::Reading { run: Some(first..end), lived };
     }
 
     /// Needed, to be read, and no parent can give it; or a reader waits for it.

@@ -47,6 +47,10 @@ pub(super) struct Source {
     pub(super) insists: bool,
     /// A piece that a reader waits for and nobody brings: it may be read, whatever else.
     pub(super) urgent: Option<PieceNumber>,
+    /// A silent stream was left for another piece, and nothing has come since: it is the source that is silent.
+    pub(super) moved: bool,
+    /// Since when it was silent, for the stream that is opened next.
+    pub(super) silent: Option<Moment>,
     /// When the scheduler was last told that the stream lives.
     pub(super) told: Moment,
     /// An answer from offset 0 on is open, and not yet used.
@@ -69,6 +73,8 @@ impl Source {
             lease: None,
             insists: false,
             urgent: None,
+            moved: false,
+            silent: None,
             told: Moment::START,
             under_way,
             forbidden: wish == SourceWish::Forbidden,
@@ -139,6 +145,8 @@ impl Source {
 
     /// A sign of life.
     pub(super) fn lives(&mut self, now: Moment, bytes: u64) {
+        // The head of an answer is no more than that.
+        self.moved &= bytes == 0;
         if let Stage::Reading { lived, .. } = &mut self.stage {
             *lived = now;
         }
@@ -156,6 +164,7 @@ impl Source {
             self.tries = 0;
         }
         self.since_cut = 0;
+        (self.moved, self.silent) = (false, None);
         self.tries += 1;
         self.stage = if self.tries > config.source_retries {
             Stage::Dead(Failure::Cut)

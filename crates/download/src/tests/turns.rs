@@ -189,6 +189,27 @@ fn a_lease_of_what_nobody_here_wants_is_given_back() {
     assert!(bench.sourced(1).contains(&declined(2)[0]));
 }
 
+#[test]
+fn a_source_that_is_silent_for_two_readers_ends_like_one_that_is_for_one() {
+    let config = Config { jitter: Duration::ZERO, ..Config::default() };
+    let mut bench = Bench::new(Setup { config, ..setup(Some(8)) });
+    bench.wants(1, RangeWish::Span(0, PIECE - 1));
+    bench.wants(2, RangeWish::Span(2 * PIECE, 3 * PIECE - 1));
+    // The scheduler has nobody, and says no more: each piece is read because a reader waits for it.
+    bench.tell(Event::Answer(Answer::Wait));
+    let mut opened = 0;
+    for _ in 0..1000 {
+        if bench.download.has_ended() {
+            break;
+        }
+        let (_, actions) = bench.wait();
+        opened += actions.iter().filter(|action| matches!(action, Action::ReadSource { .. })).count();
+    }
+    assert!(bench.download.has_ended(), "it is asked for ever for what the one and the other wait for");
+    let tries = Config::default().source_retries as usize + 1;
+    assert!(opened <= 2 * tries, "it was asked {opened} times");
+}
+
 /// A download whose reader is told by its parents of pieces, but not of the next one.
 fn late() -> Bench {
     let config = Config { jitter: Duration::ZERO, ..Config::default() };
