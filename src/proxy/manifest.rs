@@ -191,7 +191,9 @@ impl Inner {
                 return Err(Missed::Fault(Fault::upstream(StatusCode::BAD_GATEWAY, sentence)));
             }
         };
-        let public = !target.with_credentials && !self.routes.has_certificate(&target.uri);
+        // What stands in a query may be what opened it.
+        let opened = target.with_credentials || target.uri.query().is_some();
+        let public = !opened && !self.routes.has_certificate(&target.uri);
         let kept = Kept {
             status: head.status,
             version: head.version,
