@@ -49,9 +49,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let token = config.token()?;
     let token = token.as_ref().map(Secret::reveal);
     if token.is_none() {
-        tracing::warn!(
-            "whoever reaches the gRPC port may take part in this fleet: set security.token to ask for a token"
-        );
+        tracing::warn!("security.token is not set: every host that can reach the gRPC port can join this fleet");
     }
     let demand = DemandToken::new(token);
     let seeds = GrpcSeeds { token: ShowToken::new(token) };

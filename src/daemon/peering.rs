@@ -118,7 +118,9 @@ pub(super) fn peer_server(
     // network when it started does not know that one.
     let ip = if host.ip.is_loopback() { addresses.data.ip() } else { host.ip };
     if config.token.is_none() && matches!(config.scheduler, Scheduler::Remote { .. }) {
-        tracing::warn!("whoever reaches this host's gRPC port is heard as a member of the fleet: set security.token");
+        tracing::warn!(
+            "security.token is not set: every host that can reach the peer port is treated as a member of the fleet"
+        );
     }
     let token = DemandToken::new(config.token.as_ref().map(Secret::reveal));
     let config = peer::Config { token, ..peer::Config::new(SocketAddr::new(ip, addresses.data.port())) };

@@ -68,7 +68,7 @@ fn one_authority_serves_a_fleet() {
             .start();
         let answer = Ask::get(&origin.url("/page")).via(daemon.proxy()).trust(&pem).send();
         answer.assert_is(b"hello");
-        assert!(!daemon.data("ca.pem").exists(), "it needs none of its own");
+        assert!(!daemon.data("ca.pem").exists(), "the daemon made an authority although one is configured");
         let proxy = daemon.proxy().to_string();
         let shown = dfctl(&["--proxy", &proxy, "ca", "show"]);
         assert_eq!(text(&shown.output), pem, "{}", shown.errors);
