@@ -109,6 +109,7 @@ impl Backend {
             if followed > 0 {
                 // The client asked another server than the one that sets them.
                 response.headers.remove(SET_COOKIE);
+                response.elsewhere = !redirect::same_origin(&request.uri, &uri);
             }
             if !request.follow_redirects || followed == MAX_REDIRECTS {
                 return Ok(response);
@@ -136,6 +137,7 @@ async fn ask(client: &HttpClient, uri: &Uri, headers: &HeaderMap) -> Result<Sour
         headers: head.headers,
         extensions: head.extensions,
         body,
+        elsewhere: false,
     })
 }
 

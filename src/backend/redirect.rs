@@ -24,12 +24,17 @@ pub(super) fn target(from: &Uri, status: StatusCode, headers: &HeaderMap) -> Opt
 /// Takes out of `headers` what the origin of `next` must not see, because it was meant for the origin of `from`.
 pub(super) fn forget_credentials(from: &Uri, next: &Uri, headers: &mut HeaderMap) {
     headers.remove(HOST);
-    if origin(from) != origin(next) {
+    if !same_origin(from, next) {
         let foreign: Vec<HeaderName> = headers.keys().filter(|name| !FOR_ANYBODY.contains(name)).cloned().collect();
         for name in foreign {
             headers.remove(name);
         }
     }
+}
+
+/// Whether both are of one origin (RFC 6454); what has none is of none.
+pub(super) fn same_origin(one: &Uri, other: &Uri) -> bool {
+    origin(one).is_some_and(|origin_of_one| origin(other) == Some(origin_of_one))
 }
 
 fn origin(uri: &Uri) -> Option<(String, String, u16)> {

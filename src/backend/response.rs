@@ -29,6 +29,8 @@ pub struct SourceResponse {
     pub extensions: Extensions,
     /// Its body.
     pub body: Body,
+    /// Whether a redirect led to another origin than was asked, which gave it: what it says of credentials is its own.
+    pub elsewhere: bool,
 }
 
 /// Which bytes of the content a body carries.
@@ -176,6 +178,7 @@ mod tests {
             headers: map,
             extensions: Extensions::new(),
             body: empty_body(),
+            elsewhere: false,
         }
     }
 

@@ -171,6 +171,7 @@ fn debug_hides_values_and_queries() {
         headers: request.headers,
         extensions: Default::default(),
         body: full(""),
+        elsewhere: false,
     };
     assert!(!format!("{response:?}").contains("secret"));
 }

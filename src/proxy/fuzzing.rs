@@ -111,6 +111,7 @@ pub fn answer_head(bytes: &[u8]) {
         headers: headers.clone(),
         extensions: http::Extensions::new(),
         body: empty_body(),
+        elsewhere: false,
     };
     if let Some(span) = answer.span() {
         assert!(span.start <= span.end && span.end <= span.total);

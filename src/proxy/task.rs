@@ -381,8 +381,8 @@ impl Inner {
             }
             Opened::Unsatisfiable { .. } => return Err(Fallback::Direct(Bypass::RangeForm)),
             Opened::Origin(answer) if self.wants_token(request, &answer) => return Err(Fallback::Challenged(answer)),
-            // It may be where a redirect led to: the client is to see the redirect.
-            Opened::Origin(answer) if digest.is_some() && answer.is_page() => {
+            // It is, or may be, where a redirect led to: the client is to see the redirect.
+            Opened::Origin(answer) if digest.is_some() && (answer.is_page() || asks_elsewhere(&answer)) => {
                 return Err(Fallback::Direct(Bypass::Status));
             }
             Opened::Origin(answer) => {
@@ -456,9 +456,10 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether a mirrored registry asks a caller without credentials for a token.
+    /// Whether a mirrored registry asks a caller without credentials for a token. What another host asks for, to which a
+    /// redirect led, is nothing of the registry's: no token is fetched for it, and nobody's password sent there.
     fn wants_token(&self, request: &TaskRequest<'_>, answer: &SourceResponse) -> bool {
-        answer.status == StatusCode::UNAUTHORIZED && request.target.serves_anybody()
+        answer.status == StatusCode::UNAUTHORIZED && !answer.elsewhere && request.target.serves_anybody()
     }
 
     fn missed(&self, error: &OpenError) -> Fallback {
@@ -564,6 +565,11 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
+/// Whether a host to which a redirect led wants credentials of its own.
+fn asks_elsewhere(answer: &SourceResponse) -> bool {
+    answer.elsewhere && answer.status == StatusCode::UNAUTHORIZED
+}
+
 fn source(answer: Answer) -> SourceResponse {
     let (parts, body) = answer.into_parts();
     SourceResponse {
@@ -572,6 +578,7 @@ fn source(answer: Answer) -> SourceResponse {
         headers: parts.headers,
         extensions: parts.extensions,
         body: body.map_err(BoxError::from).boxed_unsync(),
+        elsewhere: false,
     }
 }
 

@@ -207,3 +207,24 @@ fn a_token_endpoint_in_trouble_is_a_sentence_and_no_hang() {
     registry.turn(|knobs| knobs.realm = None);
     Ask::get(&url).send().assert_is(&image.manifest);
 }
+
+#[test]
+fn what_a_store_asks_for_is_nothing_that_its_registry_does() {
+    let (registry, store, trap) = (Origin::start(), Origin::start(), Origin::start());
+    trap.put("/token", Page::plain("{\"token\":\"x\"}"));
+    let path = format!("/v2/{REPOSITORY}/blobs/sha256:{}", "ab".repeat(32));
+    let challenge = format!("Bearer realm=\"{}\",service=\"trap\"", trap.url("/token"));
+    store.put("/blob", Page::plain("no").status(401).header("www-authenticate", &challenge));
+    registry.put(&path, Page::plain("").status(307).header("location", &store.url("/blob")));
+    let daemon = Daemon::plan("h1").plain_upstream(&registry.authority()).start();
+    let mirrored = format!("{}{path}?ns={}", base(&daemon), registry.authority());
+    for ask in [Ask::get(&mirrored), Ask::get(&registry.url(&path)).via(daemon.proxy())] {
+        let answer = ask.send();
+        // As direct: the client sees the registry's own answer, and goes there itself.
+        assert_eq!((answer.status, answer.line("location")), (307, store.url("/blob").as_str()));
+    }
+    let token = format!("{}/token?ns={}&service=damselfly", base(&daemon), registry.authority());
+    Ask::get(&token).header("Authorization", &basic(USER, SECRET)).send();
+    assert_eq!(trap.seen("/token").len(), 0, "the store's challenge was taken for the registry's");
+    assert!(!store.seen("/blob").is_empty(), "the redirect was not followed: this proves nothing");
+}

@@ -128,3 +128,22 @@ fn a_manifest_comes_in_no_encoding_that_only_another_client_takes() {
         ask.via(daemon.proxy()).send().assert_is(&plain);
     }
 }
+
+#[test]
+fn a_manifest_that_a_query_opened_is_given_to_nobody_else() {
+    let origin = Origin::start();
+    let manifest = br#"{"schemaVersion":2,"layers":[]}"#;
+    let digest = crate::harness::digest(manifest);
+    let path = format!("/v2/{REPOSITORY}/manifests/{digest}");
+    let page = Page::plain(&manifest[..]).header("docker-content-digest", &digest);
+    let page = page.header("content-type", "application/vnd.oci.image.manifest.v1+json");
+    origin.put(&path, page);
+    let daemon = Daemon::plan("h1").plain_upstream(&origin.authority()).start();
+    let ask = |query: &str| Ask::get(&origin.url(&format!("{path}{query}"))).via(daemon.proxy()).send();
+    ask(&format!("?token={SECRET}")).assert_is(manifest);
+    // Who does not have that query is refused.
+    origin.put(&path, Page::plain("no").status(403));
+    for query in ["", "?token=other"] {
+        assert_eq!(ask(query).status, 403, "{query}");
+    }
+}
