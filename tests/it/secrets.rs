@@ -9,8 +9,8 @@ use damselfly_api::scheduler::ListHostsRequest;
 use damselfly_api::scheduler::scheduler_client::SchedulerClient;
 
 use crate::harness::{
-    Access, Addresses, Ask, Daemon, Fleet, Image, Kind, MIB, Origin, Page, Planted, Puller, RpcTap, SECRET, Scheduler,
-    Tap, TestRegistry, all, assert_no_file, basic, block_on, random,
+    Access, Addresses, Ask, Daemon, Fleet, Image, Kind, MIB, Origin, Page, Planted, Puller, SECRET, Scheduler, Tap,
+    TestRegistry, all, assert_no_file, basic, block_on, random,
 };
 
 const USER: &str = "alice";
@@ -70,12 +70,12 @@ const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST
 /// A host whose peers reach it through taps only: it is announced at one address and listens at another.
 struct OverheardHost {
     daemon: Daemon,
-    lists: RpcTap,
+    lists: Tap,
     pieces: Tap,
 }
 
 impl OverheardHost {
-    fn start(name: &str, [announced, listening]: [IpAddr; 2], scheduler: &RpcTap, registries: &[&str]) -> Self {
+    fn start(name: &str, [announced, listening]: [IpAddr; 2], scheduler: &Tap, registries: &[&str]) -> Self {
         let mut plan = Daemon::plan(name).set("scheduler.addrs[]", scheduler.address().to_string());
         for key in ["upload.server.ip", "storage.server.ip"] {
             plan = plan.set(key, listening.to_string());
@@ -86,7 +86,7 @@ impl OverheardHost {
         let daemon = plan.start();
         let at = |address: SocketAddr| SocketAddr::new(announced, address.port());
         let (lists, pieces) = (daemon.peer_address(), daemon.data_address());
-        let (lists, pieces) = (RpcTap::start(at(lists), lists), Tap::start(at(pieces), pieces));
+        let (lists, pieces) = (Tap::decoding(at(lists), lists), Tap::start(at(pieces), pieces));
         Self { daemon, lists, pieces }
     }
 
@@ -99,7 +99,7 @@ impl OverheardHost {
 fn planted_credentials_go_to_no_peer_and_to_no_scheduler() {
     let Some(addresses) = Addresses::take(4) else { return };
     let scheduler = Scheduler::start();
-    let scheduler_tap = RpcTap::start(ANY, scheduler.grpc);
+    let scheduler_tap = Tap::decoding(ANY, scheduler.grpc);
     let signing = TestRegistry::plan(Access::UserToken).store(IpAddr::from([127, 0, 0, 3])).start();
     let kinds = [(Access::AnonymousToken, 871), (Access::Basic, 872), (Access::UserToken, 873)];
     let registries = kinds.map(|(access, _)| TestRegistry::plan(access).start());
@@ -175,7 +175,7 @@ fn planted_credentials_go_to_no_peer_and_to_no_scheduler() {
 #[test]
 fn a_tap_hears_what_is_planted() {
     let scheduler = Scheduler::start();
-    let decoded = RpcTap::start(ANY, scheduler.grpc);
+    let decoded = Tap::decoding(ANY, scheduler.grpc);
     let raw = Tap::start(ANY, decoded.address());
     let planted = Planted::of(USER);
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", raw.address())).expect("a URL");

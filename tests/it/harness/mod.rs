@@ -43,7 +43,6 @@ pub(crate) use planted::Planted;
 pub(crate) use process::Process;
 pub(crate) use raw::{RawOrigin, Reply, connect, exchange, read_head};
 pub(crate) use registry::Registry;
-pub(crate) use rpc_tap::RpcTap;
 pub(crate) use runtimes::{Containerd, Containers, Cri, Curl, Docker, HostView, Pull, Runtime, Way};
 pub(crate) use tap::Tap;
 pub(crate) use tls::Authority;

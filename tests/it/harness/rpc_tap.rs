@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -16,62 +16,12 @@ use hyper::client::conn::http2 as client;
 use hyper::server::conn::http2 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use super::{block_on, contains, spawn};
-
-/// A running tap.
-pub(crate) struct RpcTap {
-    address: SocketAddr,
-    carried: Carried,
-    server: tokio::task::JoinHandle<()>,
-}
-
-/// What one side of one call said: its header fields as lines, and its messages.
-type Carried = Arc<Mutex<Vec<Vec<u8>>>>;
-
-impl RpcTap {
-    /// Listens at `listen`, and connects to `target` for each connection.
-    pub(crate) fn start(listen: SocketAddr, target: SocketAddr) -> Self {
-        let listener = block_on(TcpListener::bind(listen)).expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let carried = Carried::default();
-        let server = spawn(accept(listener, target, Arc::clone(&carried)));
-        Self { address, carried, server }
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Whether these bytes were said, by either side.
-    pub(crate) fn carried(&self, needle: &[u8]) -> bool {
-        self.any(|bytes| contains(bytes, needle))
-    }
-
-    /// Whether something that went by looks like this.
-    pub(crate) fn any(&self, look: impl Fn(&[u8]) -> bool) -> bool {
-        let carried = self.carried.lock().expect("no panic with the lock");
-        carried.iter().any(|bytes| look(bytes))
-    }
-}
-
-impl Drop for RpcTap {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
-async fn accept(listener: TcpListener, target: SocketAddr, carried: Carried) {
-    let mut connections = tokio::task::JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(converse(stream, target, Arc::clone(&carried)));
-        while connections.try_join_next().is_some() {}
-    }
-}
+use super::tap::Carried;
 
 /// Carries one connection. Where it cannot it ends, and both sides hear of it.
-async fn converse(stream: TcpStream, target: SocketAddr, carried: Carried) {
+pub(super) async fn carry(stream: TcpStream, target: SocketAddr, carried: Carried) {
     let Ok(onwards) = TcpStream::connect(target).await else { return };
     let handshake = client::handshake(TokioExecutor::new(), TokioIo::new(onwards));
     let Ok((sender, connection)) = handshake.await else { return };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{block_on, contains, spawn};
+use super::{block_on, contains, rpc_tap, spawn};
 
 /// A running tap.
 pub(crate) struct Tap {
@@ -15,16 +15,28 @@ pub(crate) struct Tap {
     server: tokio::task::JoinHandle<()>,
 }
 
-/// The bytes of each direction of each connection.
-type Carried = Arc<Mutex<Vec<Vec<u8>>>>;
+/// What went by: the bytes of each direction of each connection, or what each side of each call said.
+pub(super) type Carried = Arc<Mutex<Vec<Vec<u8>>>>;
 
 impl Tap {
-    /// Listens at `listen`, and connects to `target` for each connection.
+    /// Listens at `listen`, and connects to `target` for each connection. Remembers the bytes of each direction.
     pub(crate) fn start(listen: SocketAddr, target: SocketAddr) -> Self {
+        Self::with(listen, target, carry)
+    }
+
+    /// The same for gRPC: remembers what each side of each call said, its header fields as lines and its messages.
+    pub(crate) fn decoding(listen: SocketAddr, target: SocketAddr) -> Self {
+        Self::with(listen, target, rpc_tap::carry)
+    }
+
+    fn with<F>(listen: SocketAddr, target: SocketAddr, carry: fn(TcpStream, SocketAddr, Carried) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let listener = block_on(TcpListener::bind(listen)).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let carried = Carried::default();
-        let server = spawn(accept(listener, target, Arc::clone(&carried)));
+        let server = spawn(accept(listener, target, Arc::clone(&carried), carry));
         Self { address, carried, server }
     }
 
@@ -50,16 +62,27 @@ impl Drop for Tap {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, carried: Carried) {
+async fn accept<F>(
+    listener: TcpListener,
+    target: SocketAddr,
+    carried: Carried,
+    carry: fn(TcpStream, SocketAddr, Carried) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        let Ok(server) = TcpStream::connect(target).await else { continue };
-        let (client_read, client_write) = client.into_split();
-        let (server_read, server_write) = server.into_split();
-        connections.spawn(copy(client_read, server_write, Arc::clone(&carried)));
-        connections.spawn(copy(server_read, client_write, Arc::clone(&carried)));
+        connections.spawn(carry(client, target, Arc::clone(&carried)));
         while connections.try_join_next().is_some() {}
     }
+}
+
+async fn carry(client: TcpStream, target: SocketAddr, carried: Carried) {
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    let there = copy(client_read, server_write, Arc::clone(&carried));
+    tokio::join!(there, copy(server_read, client_write, carried));
 }
 
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, carried: Carried) {
