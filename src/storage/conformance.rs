@@ -325,6 +325,9 @@ async fn what_is_removed_is_known_until_it_is_stored_again(setup: Setup) {
     storage.remove(&id);
     drop(storage.create(new_task(1)).unwrap());
     assert_eq!(storage.take_dropped(), Some(vec![]), "it is here");
+    drop(storage.create(NewTask { audience: Audience::Host, ..new_task(2) }).unwrap());
+    storage.remove(&new_task(2).id);
+    assert_eq!(storage.take_dropped(), Some(vec![]), "nobody was told of what is this host's alone");
 }
 
 async fn an_empty_content_is_complete(setup: Setup) {

@@ -451,6 +451,10 @@ impl Storage {
         if let Place::Disk { path, .. } = &task.place {
             files::remove(path);
         }
+        // Nobody was told of what is this host's alone.
+        if task.state().audience == Audience::Host {
+            return;
+        }
         let TaskRecord { geometry, origin, .. } = &task.record;
         self.inner.dropped.add(DroppedTask { id: task.id, geometry: *geometry, origin: origin.clone() });
     }

@@ -1,6 +1,7 @@
 //! What pieces hash to, as those who read them from the source say, and who is told.
 //!
-//! The first word holds; only the holder of the lease overrules what somebody else said. Proofs are gathered for a
+//! What is said without a lease is believed first ([`crate::claims`]). Then the first word holds; only the holder of the
+//! lease overrules what somebody else said. Proofs are gathered for a
 //! moment, the longer the more peers there are, and sent to every extended peer that was offered parents. **A peer has
 //! all proofs known so far before its first parents.**
 
