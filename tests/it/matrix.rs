@@ -191,8 +191,8 @@ impl Stage {
 /// A cold pull, the same again, and one on a second host.
 type Cell = [Stage; 3];
 
-/// What is wrong with a cell, if anything is.
-fn complaint(cell: &Cell) -> Option<String> {
+/// What is wrong with a cell of this column, if anything is.
+fn complaint(letter: char, cell: &Cell) -> Option<String> {
     let images: f64 = cell.iter().map(Stage::images).sum();
     let errors = cell.iter().filter_map(|stage| stage.outcome.as_ref().err());
     let errors: Vec<_> = errors.map(|error| error.trim().to_owned()).collect();
@@ -207,8 +207,10 @@ fn complaint(cell: &Cell) -> Option<String> {
     if around_us > 0 {
         return Some(format!("{around_us} connections went around us"));
     }
-    // One for each host; containerd begins without a password, so that we ask for a token for anybody first.
-    (tokens > 4).then(|| format!("{tokens} requests for tokens"))
+    // None where the registry hands out none. Else one for each host; containerd begins without a password, so that we ask
+    // for a token for anybody first.
+    let most = if matches!(letter, 'a' | 'c' | 'g') { 0 } else { 4 };
+    (tokens > most).then(|| format!("{tokens} requests for tokens"))
 }
 
 /// A cell of the table: images sent, and requests for tokens.
@@ -237,7 +239,7 @@ fn pull_everything(name: &'static str) {
             let what = What { repository: format!("team/app-{row}"), image };
             kind.registry.publish(&what.image, &what.repository, "1");
             let cell: Cell = [0, 0, 1].map(|host| registries.pull(runtime.as_mut(), kind, way, &hosts[host], &what));
-            if let Some(complaint) = complaint(&cell) {
+            if let Some(complaint) = complaint(kind.letter, &cell) {
                 let asked = cell.iter().flat_map(|stage| &stage.seen).map(in_a_line).collect::<Vec<_>>();
                 wrong.push(format!("{name}, {}, {}: {complaint}\n  {}", called(way), kind.letter, asked.join("\n  ")));
             }
