@@ -212,8 +212,9 @@ fn one_of_three_schedulers_is_killed_in_the_middle_of_fifty_downloads() {
     }
     let sent: u64 = files.iter().map(|(path, _)| origin.sent(path)).sum();
     let whole: u64 = files.iter().map(|(_, file)| file.len() as u64).sum();
-    // What was in flight when it died may be sent once more, and what it alone knew to be proven.
-    assert!(sent <= whole * 3 / 2, "the origin sent {sent} of {whole}");
+    // Without the swarm it would be five times. A source that is held up counts as silent, so one more host may be sent to
+    // it for each file; how often that happens depends on how long the gate stays shut, which is the machine's speed.
+    assert!(sent <= whole * 2, "the origin sent {sent} of {whole}");
     eprintln!("the origin sent {:.2} times the files", sent as f64 / whole as f64);
 }
 
