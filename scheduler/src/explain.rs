@@ -8,7 +8,7 @@ use std::time::Duration;
 use damselfly_scheduler_core::{Explanation, LeaseView, ParentView, PeerExplanation};
 use serde::Serialize;
 
-use crate::http::{Peer, Task};
+use crate::http::{Peer, Task, without_query};
 
 /// An [`Explanation`] as JSON; times in seconds.
 #[derive(Serialize)]
@@ -135,7 +135,7 @@ pub(crate) fn text(why: &Explanation) -> String {
 
 fn write(out: &mut String, why: &Explanation) -> std::fmt::Result {
     let task = &why.task;
-    let url = task.origin.url.split(['?', '#']).next().unwrap_or_default();
+    let url = without_query(&task.origin.url);
     writeln!(out, "task {}\n     {url}", task.id)?;
     match task.geometry {
         Some(cut) => {

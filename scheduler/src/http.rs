@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use damselfly_core::{PeerId, TaskId};
-use damselfly_scheduler_core::{HostView, PeerView, TaskView};
+use damselfly_scheduler_core::{Core, HostView, PeerView, TaskView};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::Handle;
@@ -27,6 +27,8 @@ const MOST: usize = 10_000;
 #[derive(Debug, Deserialize)]
 struct Page {
     limit: Option<usize>,
+    /// Only tasks of this URL, whose query does not count.
+    url: Option<String>,
 }
 
 impl Page {
@@ -47,7 +49,12 @@ pub fn router(handle: Handle) -> Router {
 
 async fn tasks(State(handle): State<Handle>, Query(page): Query<Page>) -> Response {
     let limit = page.limit();
-    let tasks = handle.snapshot(move |core| core.tasks().take(limit).collect::<Vec<_>>()).await;
+    let url = page.url.as_deref().map(|url| without_query(url).to_owned());
+    let list = move |core: &Core| match &url {
+        Some(url) => core.tasks_where(|origin| without_query(&origin.url) == url).take(limit).collect::<Vec<_>>(),
+        None => core.tasks().take(limit).collect(),
+    };
+    let tasks = handle.snapshot(list).await;
     tasks.map_or_else(stopped, |tasks| Json(tasks.iter().map(Task::summary).collect::<Vec<_>>()).into_response())
 }
 
@@ -86,6 +93,11 @@ async fn hosts(State(handle): State<Handle>, Query(page): Query<Page>) -> Respon
     let limit = page.limit();
     let hosts = handle.snapshot(move |core| core.hosts().take(limit).collect::<Vec<_>>()).await;
     hosts.map_or_else(stopped, |hosts| Json(hosts.iter().map(Host::from).collect::<Vec<_>>()).into_response())
+}
+
+/// What may be shown of a URL: its query may be a signature.
+pub(crate) fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
 }
 
 fn stopped(error: crate::driver::Stopped) -> Response {
@@ -139,7 +151,7 @@ impl Task {
 
 impl From<&TaskView> for Task {
     fn from(task: &TaskView) -> Self {
-        let url = task.origin.url.split(['?', '#']).next().unwrap_or_default();
+        let url = without_query(&task.origin.url);
         Self {
             id: task.id.to_string(),
             url: url.to_owned(),

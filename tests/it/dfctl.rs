@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::harness::{
-    Ask, Authority, Daemon, Done, Origin, Page, Process, Tool, binary, exchange, run, sha256_hex, skipped,
+    Ask, Authority, Daemon, Done, Fleet, Origin, Page, Process, Tool, binary, exchange, random, run, sha256_hex,
+    skipped,
 };
 
 fn dfctl(arguments: &[&str]) -> Done {
@@ -33,6 +34,32 @@ fn the_page_says_what_to_trust() {
         "POST http://damselfly.local/ HTTP/1.1\r\nHost: damselfly.local\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
     );
     assert!(text(&refused).starts_with("HTTP/1.1 405 "), "{}", text(&refused));
+}
+
+#[test]
+fn a_download_is_explained_by_task_and_by_url() {
+    let origin = Origin::start();
+    let fleet = Fleet::start(2);
+    origin.put("/big.bin", Page::file(random(9 * 1024 * 1024, 301)));
+    let url = origin.url("/big.bin");
+    let task = fleet.hosts[0].get(&url).line("x-dragonfly-task-id").to_string();
+    fleet.hosts[1].get(&url);
+    let scheduler = fleet.scheduler.http.to_string();
+    for what in [&task, &format!("{url}?signature=secret")] {
+        let said = dfctl(&["explain", what, "--scheduler", &scheduler]);
+        let words = text(&said.output);
+        assert!(said.ok && words.contains(&task) && words.contains("on 127.0.0.1-h2:"), "{what}: {words}");
+        assert!(!words.contains("secret"), "{words}");
+    }
+    let json = dfctl(&["explain", &task, "--scheduler", &scheduler, "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.output).expect("JSON");
+    assert_eq!((json["id"].as_str(), json["peerCount"].as_u64()), (Some(&*task), Some(2)), "{json}");
+    let unknown = dfctl(&["explain", &origin.url("/other.bin"), "--scheduler", &scheduler]);
+    assert!(!unknown.ok && unknown.errors.contains("knows no task of"), "{}", unknown.errors);
+    let absent = dfctl(&["explain", &task, "--scheduler", "127.0.0.1:1"]);
+    assert!(!absent.ok && absent.errors.contains("--scheduler names another"), "{}", absent.errors);
+    let nonsense = dfctl(&["explain", "app:latest", "--scheduler", &scheduler]);
+    assert!(!nonsense.ok && nonsense.errors.contains("64 hex digits"), "{}", nonsense.errors);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! What the driver tells the machine, and what the machine asks of the driver.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use damselfly_core::swarm::{Answer, Holding, HostInfo, Origin, Registration, Report};
-use damselfly_core::{HostId, PeerId, TaskId};
+use damselfly_core::{HostId, PeerId, PieceNumber, TaskId};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub enum Output {
     },
     /// Something worth counting happened.
     Fact(Fact),
+    /// Something worth a line in the log happened.
+    Notice(Notice),
 }
 
 /// Things worth counting.
@@ -88,4 +93,84 @@ pub enum Fact {
     Finished,
     /// A peer failed or its conversation broke off.
     Failed,
+}
+
+/// What an operator who looks for a fault wants to read: about whom, and why. How often it happens is a [`Fact`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A peer had wrong bytes from a parent.
+    WrongPiece {
+        /// Of which task.
+        task: TaskId,
+        /// Which piece.
+        piece: PieceNumber,
+        /// Who had it.
+        child: PeerId,
+        /// From whom.
+        parent: PeerId,
+    },
+    /// A host is not offered for one task.
+    IsolatedForTask {
+        /// Which task.
+        task: TaskId,
+        /// Which host.
+        host: HostId,
+        /// Who says that its bytes are wrong.
+        accuser: HostId,
+    },
+    /// A host is not offered for any task.
+    Isolated {
+        /// Which host.
+        host: HostId,
+        /// How many hosts say that its bytes are wrong.
+        accusers: usize,
+        /// For how long.
+        time: Duration,
+    },
+    /// A host is not offered until it is heard of.
+    Silent {
+        /// Which host.
+        host: HostId,
+        /// How many hosts could not reach it.
+        missed_by: usize,
+    },
+    /// A lease was taken from its holder; what it had not brought is leased again.
+    LeaseLost {
+        /// Of which task.
+        task: TaskId,
+        /// From whom.
+        peer: PeerId,
+        /// What it had not brought.
+        pieces: Range<u32>,
+        /// Why.
+        why: LeaseLoss,
+    },
+}
+
+/// Why a lease was taken from its holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseLoss {
+    /// It left, failed, or its conversation broke off.
+    Gone,
+    /// The source refused it, or broke off.
+    SourceFailed,
+    /// Nothing was heard of its progress for too long.
+    Silent,
+    /// The others need much less time for a piece.
+    Slow,
+    /// It has pieces that its children do not get.
+    PassesNothingOn,
+}
+
+impl LeaseLoss {
+    /// In a few words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Gone => "it has gone",
+            Self::SourceFailed => "the source failed it",
+            Self::Silent => "it makes no progress",
+            Self::Slow => "it is much slower than others",
+            Self::PassesNothingOn => "it passes nothing on",
+        }
+    }
 }

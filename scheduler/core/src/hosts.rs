@@ -7,7 +7,7 @@ use damselfly_core::swarm::HostInfo;
 use damselfly_core::{HostId, Moment, PeerId, TaskId};
 
 use crate::machine::{Core, Wake};
-use crate::{Fact, Output};
+use crate::{Fact, Notice, Output};
 
 /// One machine's daemon. Known without an announcement while a peer of it is.
 #[derive(Debug)]
@@ -176,33 +176,36 @@ impl Core {
             return;
         }
         host.silent = true;
-        host.missed_by.clear();
+        let missed_by = std::mem::take(&mut host.missed_by).len();
         self.reindex_host(id);
         self.fact(Fact::Silent);
+        self.notice(Notice::Silent { host: id.clone(), missed_by });
     }
 
     /// `by` had wrong bytes from a host: it is not offered for this task any more, and not at all once several say so.
     pub(crate) fn accused(&mut self, now: Moment, id: &HostId, by: &HostId, task: &TaskId) {
-        self.isolate_for_task(now, id, task);
-        let (limit, until) = (self.config.isolate_after, now + self.config.isolation);
+        self.isolate_for_task(now, id, by, task);
+        let (limit, time) = (self.config.isolate_after, self.config.isolation);
+        let until = now + time;
         let Some(host) = self.hosts.get_mut(id) else { return };
         host.accusers.insert(by.clone());
         if host.isolated.is_some() || host.accusers.len() < limit {
             return;
         }
-        host.accusers.clear();
+        let accusers = std::mem::take(&mut host.accusers).len();
         host.isolated = Some(until);
         self.isolated += 1;
         let peers = host.peers.clone();
         self.wake_at(until, Wake::Isolation(id.clone()));
         self.fact(Fact::Isolated);
+        self.notice(Notice::Isolated { host: id.clone(), accusers, time });
         self.reindex_host(id);
         for (_, peer) in peers {
             self.unlink_children(&peer);
         }
     }
 
-    fn isolate_for_task(&mut self, now: Moment, id: &HostId, task: &TaskId) {
+    fn isolate_for_task(&mut self, now: Moment, id: &HostId, by: &HostId, task: &TaskId) {
         let until = now + self.config.isolation;
         let Some(state) = self.tasks.get_mut(task) else { return };
         if state.isolated.contains_key(id) {
@@ -211,6 +214,7 @@ impl Core {
         state.isolated.insert(id.clone(), until);
         self.wake_at(until, Wake::TaskIsolation(*task, id.clone()));
         self.fact(Fact::IsolatedForTask);
+        self.notice(Notice::IsolatedForTask { task: *task, host: id.clone(), accuser: by.clone() });
         for peer in self.peers_of(id, task) {
             self.reindex(&peer);
             self.unlink_children(&peer);

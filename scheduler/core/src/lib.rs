@@ -36,7 +36,7 @@ mod view;
 mod tests;
 
 pub use config::Config;
-pub use event::{Event, Fact, Output};
+pub use event::{Event, Fact, LeaseLoss, Notice, Output};
 pub use explain::{Explanation, LeaseView, NotOffered, ParentView, PeerExplanation};
 pub use machine::Core;
 pub use view::{Counts, HostView, PeerView, TaskView};

@@ -8,7 +8,7 @@ use damselfly_core::{HostId, Moment, PeerId, TaskId};
 use crate::hosts::Host;
 use crate::peer::Peer;
 use crate::task::Task;
-use crate::{Config, Event, Fact, Output};
+use crate::{Config, Event, Fact, Notice, Output};
 
 /// What the machine wants to be woken for. A wake-up whose reason is gone does nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,6 +168,10 @@ impl Core {
 
     pub(crate) fn fact(&mut self, fact: Fact) {
         self.outputs.push_back(Output::Fact(fact));
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.outputs.push_back(Output::Notice(notice));
     }
 
     pub(crate) fn output(&mut self, output: Output) {

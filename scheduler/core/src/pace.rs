@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use damselfly_core::{Moment, PeerId, PieceNumber, TaskId};
 
+use crate::LeaseLoss;
 use crate::machine::{Core, Wake};
 
 /// A host that has sent nothing for so long, beside what it usually takes, withholds what others wait for.
@@ -79,7 +80,7 @@ impl Core {
         self.reindex(peer);
         let Some(task) = self.peers.get(peer).map(|peer| peer.task) else { return };
         if self.has_lease(peer) {
-            self.take_lease(&task, peer);
+            self.take_lease(&task, peer, LeaseLoss::PassesNothingOn);
         }
     }
 

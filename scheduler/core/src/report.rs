@@ -9,7 +9,7 @@ use damselfly_core::{Geometry, Moment, PeerId, PieceDigest, PieceNumber};
 use crate::machine::{Core, Wake};
 use crate::peer::Peer;
 use crate::place::Choice;
-use crate::{Fact, Output};
+use crate::{Fact, LeaseLoss, Notice, Output};
 
 /// A peer that asks for others so soon after it was offered some cannot have tried them: it has not read the offer.
 const CROSSED: Duration = Duration::from_secs(1);
@@ -134,6 +134,7 @@ impl Core {
         }
         self.unlink(parent, peer);
         if was_offered && fault == PieceFault::Bad {
+            self.notice(Notice::WrongPiece { task, piece, child: peer.clone(), parent: parent.clone() });
             let Some(state) = self.peers.get_mut(peer) else { return };
             if state.accused.len() < max_accused || state.accused.contains(&host) {
                 state.accused.insert(host.clone());
@@ -254,7 +255,7 @@ impl Core {
     }
 
     fn source_failed(&mut self, now: Moment, peer: &PeerId) {
-        self.lose_source(peer);
+        self.lose_source(peer, LeaseLoss::SourceFailed);
         if let Some(state) = self.peers.get_mut(peer) {
             state.source_spent = true;
         }
@@ -297,7 +298,7 @@ impl Core {
 
     fn peer_gone_from(&mut self, peer: &PeerId) {
         self.fact(Fact::Failed);
-        self.lose_source(peer);
+        self.lose_source(peer, LeaseLoss::Gone);
         self.remove_peer(peer);
     }
 }

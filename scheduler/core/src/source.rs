@@ -19,7 +19,7 @@ use damselfly_core::{Geometry, HostId, Moment, PeerId, PieceNumber, TaskId};
 
 use crate::machine::{Core, Wake};
 use crate::task::{Lease, PendingSeed, Task};
-use crate::{Fact, Output};
+use crate::{Fact, LeaseLoss, Notice, Output};
 
 /// How many peers that could read are compared for a lease.
 const LOOK: usize = 16;
@@ -319,9 +319,13 @@ impl Core {
     }
 
     /// The same as [`Self::release_source`], and not because it was done.
-    pub(crate) fn lose_source(&mut self, peer: &PeerId) {
-        if self.has_lease(peer) {
+    pub(crate) fn lose_source(&mut self, peer: &PeerId, why: LeaseLoss) {
+        let task = self.peers.get(peer).and_then(|peer| Some((peer.task, self.tasks.get(&peer.task)?)));
+        let lease = task.and_then(|(id, task)| Some((id, task.leases.iter().find(|lease| lease.peer == *peer)?)));
+        if let Some((task, lease)) = lease {
+            let pieces = lease.pieces.clone();
             self.fact(Fact::LeaseLost);
+            self.notice(Notice::LeaseLost { task, peer: peer.clone(), pieces, why });
         }
         self.release_source(peer);
     }
@@ -363,9 +367,10 @@ impl Core {
         let Some(state) = self.tasks.get_mut(task).filter(|task| task.leases_due == Some(at)) else { return };
         state.leases_due = None;
         let Some(state) = self.tasks.get(task) else { return };
-        let over = state.leases.iter().find(|lease| self.lease_ends(state, lease) <= now);
-        if let Some(peer) = over.map(|lease| lease.peer.clone()) {
-            self.take_lease(task, &peer);
+        if let Some(over) = state.leases.iter().find(|lease| self.lease_ends(state, lease) <= now) {
+            let is_silent = now.since(over.heard) >= self.config.lease_time;
+            let why = if is_silent { LeaseLoss::Silent } else { LeaseLoss::Slow };
+            self.take_lease(task, &over.peer.clone(), why);
         }
         self.watch_leases(now, task);
     }
@@ -373,7 +378,7 @@ impl Core {
     /// Takes a lease from a peer that cannot bring its pieces.
     ///
     /// It is told to end where the piece under way does: else it would read what others read now, too.
-    pub(crate) fn take_lease(&mut self, task: &TaskId, peer: &PeerId) {
+    pub(crate) fn take_lease(&mut self, task: &TaskId, peer: &PeerId, why: LeaseLoss) {
         let lease = self.tasks.get(task).and_then(|task| task.leases.iter().find(|lease| lease.peer == *peer));
         let rest = lease.map(|lease| lease.pieces.clone()).filter(|pieces| pieces.len() > 1);
         let is_ours = self.peers.get(peer).is_some_and(|peer| peer.extended);
@@ -386,7 +391,7 @@ impl Core {
         if let Some(state) = self.peers.get_mut(peer) {
             state.source_spent = true;
         }
-        self.lose_source(peer);
+        self.lose_source(peer, why);
     }
 
     /// A reader of a peer waits for a piece that nobody brings: it is given those who have it, or told that somebody
@@ -433,7 +438,7 @@ impl Core {
             return self.answer(peer, Answer::Wait);
         }
         if let Some((holder, _)) = lease {
-            self.take_lease(&task, &holder);
+            self.take_lease(&task, &holder, LeaseLoss::Silent);
         }
         self.lease_to(now, peer, piece.0..piece.0 + 1);
     }
@@ -472,7 +477,7 @@ impl Core {
             return false;
         }
         let holder = lease.peer.clone();
-        self.take_lease(task, &holder);
+        self.take_lease(task, &holder, LeaseLoss::Slow);
         self.withholds(now, &holder);
         true
     }

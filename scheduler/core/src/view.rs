@@ -105,6 +105,12 @@ impl Core {
         self.tasks.iter().map(|(id, task)| self.summary(id, task))
     }
 
+    /// The tasks of which the origin says so, without their peers.
+    pub fn tasks_where<'a>(&'a self, says: impl Fn(&Origin) -> bool + 'a) -> impl Iterator<Item = TaskView> + 'a {
+        let tasks = self.tasks.iter().filter(move |(_, task)| says(&task.origin));
+        tasks.map(|(id, task)| self.summary(id, task))
+    }
+
     /// One task.
     pub fn task(&self, id: &TaskId) -> Option<TaskView> {
         let task = self.tasks.get(id)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use damselfly_core::swarm::{Answer, Registration, Report};
 use damselfly_core::{Moment, PeerId};
-use damselfly_scheduler_core::{Core, Event, Output};
+use damselfly_scheduler_core::{Core, Event, Notice, Output};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -185,6 +185,7 @@ impl Driver {
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Fact(fact) => self.metrics.fact(fact),
+                Output::Notice(notice) => log(notice),
                 Output::End(peer) => {
                     self.talking.remove(&peer);
                 }
@@ -217,6 +218,27 @@ impl Driver {
             tracing::warn!(%task, %host, %error, "a seed does not fetch a task");
             Some(refused)
         });
+    }
+}
+
+/// A line for an operator who asks why content did not come, or why it came from where it did.
+fn log(notice: Notice) {
+    match notice {
+        Notice::WrongPiece { task, piece, child, parent } => {
+            tracing::warn!(%task, piece = piece.0, %child, %parent, "a peer had wrong bytes from its parent");
+        }
+        Notice::IsolatedForTask { task, host, accuser } => {
+            tracing::warn!(%task, %host, %accuser, "a host is not offered for this task: its bytes were wrong");
+        }
+        Notice::Isolated { host, accusers, time } => {
+            tracing::warn!(%host, accusers, ?time, "a host is not offered at all: several hosts had wrong bytes from it");
+        }
+        Notice::Silent { host, missed_by } => {
+            tracing::info!(%host, missed_by, "a host is not offered until it is heard of: others cannot reach it");
+        }
+        Notice::LeaseLost { task, peer, pieces, why } => {
+            tracing::info!(%task, %peer, ?pieces, why = why.words(), "the source's pieces are given to another reader");
+        }
     }
 }
 

@@ -1,12 +1,11 @@
 //! Where this host's daemon is, and the certificate of its authority.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
+use super::http;
 use crate::config::default_data_dir;
 use crate::mitm::Certificate;
 use crate::proxy::PAGE_HOST;
@@ -14,10 +13,6 @@ use crate::proxy::PAGE_HOST;
 /// Where a daemon of the system has its data.
 const SYSTEM_DATA_DIR: &str = "/var/lib/damselfly";
 const DEFAULT_PROXY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4001);
-/// How long the daemon may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer that is read.
-const MAX_ANSWER: u64 = 256 * 1024;
 
 /// The daemon that is asked.
 pub(super) struct Daemon {
@@ -78,19 +73,8 @@ impl Daemon {
     /// What the daemon's own page says at `path`.
     fn ask(&self, path: &str) -> anyhow::Result<String> {
         let at = self.proxy();
-        let mut stream =
-            TcpStream::connect_timeout(&at, PATIENCE).with_context(|| format!("no daemon listens at {at}"))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let request =
-            format!("GET http://{PAGE_HOST}{path} HTTP/1.1\r\nHost: {PAGE_HOST}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.take(MAX_ANSWER).read_to_string(&mut answer).with_context(|| format!("asking the daemon at {at}"))?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        if !head.starts_with("HTTP/1.1 200") {
-            bail!("{at} answered {:?} for its certificate", head.lines().next().unwrap_or_default());
-        }
-        Ok(body.to_owned())
+        let answer = http::get(at, PAGE_HOST, &format!("http://{PAGE_HOST}{path}")).and_then(http::Answer::ok);
+        answer.with_context(|| format!("asking the daemon at {at}"))
     }
 }
 

@@ -1,14 +1,16 @@
 //! `dfctl`: what an operator does with a daemon.
 //!
 //! [`ca`] makes, shows and hands out the certificate authority of intercepted hosts, [`stores`] knows where systems keep
-//! the authorities that they trust, [`env`] prints what points the programs of a shell at the proxy, and [`found`] finds
-//! the daemon and its certificate.
+//! the authorities that they trust, [`env`] prints what points the programs of a shell at the proxy, [`explain`] asks the
+//! scheduler why a download goes as it goes, and [`found`] finds the daemon and its certificate.
 //!
 //! **The authority's key is written once, by `ca create`, for its owner only, and never read here.**
 
 mod ca;
 mod env;
+mod explain;
 mod found;
+mod http;
 mod stores;
 
 use std::net::SocketAddr;
@@ -39,6 +41,8 @@ pub enum Command {
     Ca(ca::Command),
     /// Print what makes the programs of a shell use the proxy: eval "$(dfctl env)"
     Env(env::Args),
+    /// Say why a download goes as it goes: who has what, from whom, how fast, and who waits for what
+    Explain(explain::Args),
 }
 
 /// Does what the arguments say.
@@ -50,6 +54,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Ca(command) => ca::run(command, &daemon),
         Command::Env(args) => env::run(args, &daemon),
+        Command::Explain(args) => explain::run(args),
     }
 }
 

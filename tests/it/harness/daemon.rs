@@ -268,7 +268,7 @@ impl Daemon {
 pub(crate) struct Scheduler {
     pub(crate) process: Process,
     pub(crate) grpc: SocketAddr,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     home: TempDir,
 }
 

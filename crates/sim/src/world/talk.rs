@@ -104,7 +104,7 @@ impl World {
                     }
                 }
                 scheduler::Output::TriggerSeed { .. } => panic!("there are no seeds"),
-                scheduler::Output::Fact(_) => {}
+                scheduler::Output::Fact(_) | scheduler::Output::Notice(_) => {}
             }
         }
         let deadline = self.core.as_ref().and_then(scheduler::Core::deadline);

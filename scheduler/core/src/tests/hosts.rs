@@ -5,7 +5,7 @@ use std::time::Duration;
 use damselfly_core::swarm::PieceFault;
 
 use super::world::{PIECES, Told, World, host, host_info, parents, registration, task, told};
-use crate::{Config, Event, Fact};
+use crate::{Config, Event, Fact, Notice};
 
 #[test]
 fn a_host_that_stops_announcing_is_dropped() {
@@ -60,6 +60,10 @@ fn a_host_that_lies_to_several_is_isolated_for_a_while() {
     assert!(!world.facts.contains(&Fact::Isolated), "two may be mistaken");
     accuse(&mut world, &["d"], PieceFault::Bad);
     assert!(world.facts.contains(&Fact::Isolated));
+    let time = Config::default().isolation;
+    assert_eq!(world.notices.last(), Some(&Notice::Isolated { host: host("a"), accusers: 3, time }));
+    let wrong = world.notices.iter().filter(|notice| matches!(notice, Notice::WrongPiece { .. })).count();
+    assert_eq!(wrong, 3, "{:?}", world.notices);
     assert_eq!(world.register("z"), [told("z", Told::Source)]);
     world.announce(host_info("a"));
     assert_eq!(world.core.counts().isolated, 1, "announcing itself does not help");
@@ -84,6 +88,7 @@ fn a_host_that_nobody_reaches_is_not_offered_until_it_is_heard_of() {
         world.piece_failed(name, "a", PieceFault::Gone);
     }
     assert!(world.facts.contains(&Fact::Silent));
+    assert_eq!(world.notices, [Notice::Silent { host: host("a"), missed_by: 3 }]);
     assert_eq!(world.core.task(&task()).unwrap().holders, 3, "the others");
     world.announce(host_info("a"));
     assert_eq!(world.core.task(&task()).unwrap().holders, 4);

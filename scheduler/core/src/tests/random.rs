@@ -104,7 +104,7 @@ impl Run {
         self.core.handle(self.now, event);
         while let Some(output) = self.core.poll() {
             match output {
-                Output::Fact(_) => {}
+                Output::Fact(_) | Output::Notice(_) => {}
                 Output::End(peer) => {
                     assert!(self.talking.remove(&peer).is_some(), "{peer} was ended and did not talk");
                 }

@@ -6,7 +6,7 @@ use damselfly_core::swarm::{Registration, Report, SourceWish};
 use damselfly_core::{Geometry, HostId, PieceNumber};
 
 use super::world::{PIECES, Told, World, geometry, host, parents, peer, registration, task, told};
-use crate::{Config, Event, Fact};
+use crate::{Config, Event, Fact, LeaseLoss, Notice};
 
 /// Who holds the lease of what, by name.
 fn leases(world: &World) -> Vec<(String, u32, u32)> {
@@ -139,6 +139,8 @@ fn a_holder_that_is_slow_beside_the_others_loses_what_it_has_not_read() {
         world.report("a", Report::SourceProgress);
     }
     assert!(world.facts.contains(&Fact::LeaseLost));
+    let slow = Notice::LeaseLost { task: task(), peer: "peer-a".into(), pieces: 0..4, why: LeaseLoss::Slow };
+    assert_eq!(world.notices.first(), Some(&slow));
     let heir = answers.iter().rfind(|(_, what)| matches!(what, Told::Run(0, _)));
     assert!(answers.contains(&told("a", Told::Run(0, 1))), "it ends where its piece does: {answers:?}");
     assert!(heir.is_some_and(|(name, _)| name != "a"), "{answers:?}");

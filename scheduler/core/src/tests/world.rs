@@ -7,7 +7,7 @@ use damselfly_core::swarm::{Answer, Held, Holding, HostInfo, Origin, PieceFault,
 use damselfly_core::{Geometry, HostId, Moment, PeerId, PieceDigest, PieceNumber, TaskId};
 
 use crate::machine::Activity;
-use crate::{Config, Core, Event, Fact, Output};
+use crate::{Config, Core, Event, Fact, Notice, Output};
 
 pub(super) const PIECES: u32 = 8;
 
@@ -84,13 +84,14 @@ pub(super) struct World {
     pub(super) core: Core,
     pub(super) now: Moment,
     pub(super) facts: Vec<Fact>,
+    pub(super) notices: Vec<Notice>,
     pub(super) triggered: Vec<HostId>,
 }
 
 impl World {
     pub(super) fn new(config: Config) -> Self {
         let core = Core::new(config, 1);
-        Self { core, now: Moment::START, facts: Vec::new(), triggered: Vec::new() }
+        Self { core, now: Moment::START, facts: Vec::new(), notices: Vec::new(), triggered: Vec::new() }
     }
 
     pub(super) fn with_hosts(names: &[&str]) -> Self {
@@ -119,6 +120,10 @@ impl World {
             let (peer, what) = match output {
                 Output::Fact(fact) => {
                     self.facts.push(fact);
+                    continue;
+                }
+                Output::Notice(notice) => {
+                    self.notices.push(notice);
                     continue;
                 }
                 Output::TriggerSeed { host, .. } => {
