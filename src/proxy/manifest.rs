@@ -3,7 +3,9 @@
 //! - **Identical requests in flight are one**: the same URL, `Accept` and credentials.
 //! - **By a tag the registry is asked each time**, with the validator of the manifest that it gave before; so nothing is
 //!   older than its answer. An operator may allow an older one where the registry fails (`staleIfError`).
-//! - **By a digest what is kept is given**, if it has that digest and the registry says that this caller may have it.
+//! - **By a digest what is kept is given**, if it has that digest and the registry says that this caller may have it. What
+//!   it gave to anybody needs no question, but in that repository only: in another one it may not be, and whoever pushes
+//!   there asks by `HEAD`, which is always the registry's to answer.
 //!
 //! What is kept is in memory, within bounds.
 
@@ -46,8 +48,8 @@ struct Kept {
     headers: HeaderMap,
     body: Bytes,
     came: Instant,
-    /// Whether the registry gave it to a caller without credentials.
-    public: bool,
+    /// The repository in which the registry gave it to a caller without credentials.
+    public_in: Option<String>,
 }
 
 impl Kept {
@@ -95,7 +97,7 @@ impl Inner {
         if let Some(record) = record {
             record.bypasses(Bypass::Manifest);
         }
-        if let Some(digest) = digest
+        if let Some(digest) = digest.filter(|_| parts.method == Method::GET)
             && let Some(kept) = self.manifests.by_digest.get(&digest).await
             && self.may_have_manifest(&parts, &target, digest, &kept).await?
         {
@@ -108,7 +110,9 @@ impl Inner {
             asked = true;
             self.ask_for_manifest(&parts, &target, key, digest).await.map(Arc::new)
         };
-        match self.manifests.in_flight.try_get_with(key, ask).await.map_err(|missed| (*missed).clone()) {
+        // Those who ask first may leave one after another, and each time the next one asks.
+        let answered = timeout(self.config().first_byte, self.manifests.in_flight.try_get_with(key, ask)).await;
+        match answered.map_or(Err(Missed::Direct), |answer| answer.map_err(|missed| (*missed).clone())) {
             Ok(kept) => {
                 if !asked {
                     self.metrics.manifest("shared");
@@ -128,7 +132,7 @@ impl Inner {
         digest: Digest,
         kept: &Kept,
     ) -> Result<bool, Fault> {
-        if kept.public {
+        if kept.public_in.is_some() && kept.public_in == place(target) {
             return Ok(true);
         }
         let held = Held { digest, length: kept.body.len() as u64 };
@@ -194,13 +198,14 @@ impl Inner {
         // What stands in a query may be what opened it.
         let opened = target.with_credentials || target.uri.query().is_some();
         let public = !opened && !self.routes.has_certificate(&target.uri);
+        let public_in = place(target).filter(|_| public);
         let kept = Kept {
             status: head.status,
             version: head.version,
             headers: head.headers,
             body,
             came: Instant::now(),
-            public,
+            public_in,
         };
         if kept.status == StatusCode::OK && parts.method == Method::GET {
             self.keep(parts, target, key, digest, &kept).await;
@@ -209,7 +214,7 @@ impl Inner {
     }
 
     async fn keep(&self, parts: &request::Parts, target: &Target, key: [u8; 32], named: Option<Digest>, kept: &Kept) {
-        if self.config().private_content == PrivateContent::Off && !kept.public {
+        if self.config().private_content == PrivateContent::Off && kept.public_in.is_none() {
             return;
         }
         if !may_be_stored(&kept.headers) {
@@ -263,6 +268,12 @@ impl Inner {
     }
 }
 
+/// The repository that a request is about, and where it is.
+fn place(target: &Target) -> Option<String> {
+    let (scheme, authority) = (target.uri.scheme_str()?, target.uri.authority()?);
+    Some(format!("{scheme}://{authority}/{}", target.repository.as_deref()?))
+}
+
 impl Kept {
     /// The same, said by the registry at `came`.
     fn again(&self, came: Instant) -> Self {
@@ -272,7 +283,7 @@ impl Kept {
             headers: self.headers.clone(),
             body: self.body.clone(),
             came,
-            public: self.public,
+            public_in: self.public_in.clone(),
         }
     }
 }

@@ -296,7 +296,11 @@ fn decide(parts: &request::Parts, routes: &Routes, ingress: &Ingress) -> Result<
     if let Some(bypass) = never_shared(parts) {
         return Ok(Route::Forward(target, bypass));
     }
+    if use_p2p(&parts.headers) == Some(false) {
+        return Ok(Route::Forward(target, Bypass::Disabled));
+    }
     if let Some(Named::Manifest(digest)) = named
+        && !is_private_and_off(&target, routes)
         && !is_conditional(&parts.headers)
         && !parts.headers.contains_key(header::RANGE)
     {
@@ -341,6 +345,17 @@ impl Named {
     }
 }
 
+/// What the client itself says of sharing, if it does.
+fn use_p2p(headers: &HeaderMap) -> Option<bool> {
+    headers.get(USE_P2P).map(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+/// Whether the answer may not be for everybody, and nothing of that kind is to be shared or kept.
+fn is_private_and_off(target: &Target, routes: &Routes) -> bool {
+    routes.config.private_content == PrivateContent::Off
+        && (target.with_credentials || routes.has_certificate(&target.uri))
+}
+
 /// Which large download this GET is, if it is one.
 fn recognise(
     parts: &request::Parts,
@@ -350,19 +365,13 @@ fn recognise(
     by_rule: bool,
     routes: &Routes,
 ) -> Route {
-    let config = &routes.config;
-    let p2p = parts.headers.get(USE_P2P).map(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
-    if p2p == Some(false) {
-        return Route::Forward(target, Bypass::Disabled);
-    }
     if has_secret(&target.uri, options.filter()) {
         return Route::Forward(target, Bypass::SecretQuery);
     }
     if has_several_ranges(&parts.headers) {
         return Route::Forward(target, Bypass::RangeForm);
     }
-    let passed_through = config.private_content == PrivateContent::Off
-        && (target.with_credentials || routes.has_certificate(&target.uri));
+    let passed_through = is_private_and_off(&target, routes);
     if let Some(Named::Blob(digest)) = named {
         // Whether the client's copy is still good is the origin's to say, and who may read what it signs for some.
         return match () {
@@ -379,10 +388,10 @@ fn recognise(
     if passed_through {
         return Route::Forward(target, Bypass::PrivateContent);
     }
-    if by_rule || p2p == Some(true) {
+    if by_rule || use_p2p(&parts.headers) == Some(true) {
         return Route::Probe(target, DownloadOptions { least: 1, ..options });
     }
-    if has_suffix(&target.uri, &config.suffixes) {
+    if has_suffix(&target.uri, &routes.config.suffixes) {
         return Route::Probe(target, options);
     }
     match wish(&parts.headers) {

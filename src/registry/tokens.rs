@@ -146,8 +146,8 @@ impl TokenAnswer {
     /// The token, if the answer has one.
     pub fn token(&self) -> Option<String> {
         let body: serde_json::Value = serde_json::from_slice(&self.body).ok().filter(|_| self.status.is_success())?;
-        let token = ["token", "access_token"].iter().find_map(|name| body.get(*name)?.as_str());
-        token.filter(|token| !token.is_empty()).map(str::to_owned)
+        let named = |name: &&str| body.get(*name)?.as_str().filter(|token| !token.is_empty());
+        ["token", "access_token"].iter().find_map(named).map(str::to_owned)
     }
 
     /// The `Authorization` of a request with this token.
@@ -470,6 +470,24 @@ mod tests {
             assert_eq!(expires_in(&body), seconds, "{body}");
         }
         assert_eq!(expires_in(&serde_json::json!({})), EXPIRES_IN);
+    }
+
+    #[test]
+    fn a_token_is_found_under_either_name() {
+        for (body, token) in [
+            (r#"{"token":"a"}"#, Some("a")),
+            (r#"{"access_token":"b"}"#, Some("b")),
+            (r#"{"token":"a","access_token":"b"}"#, Some("a")),
+            (r#"{"token":"","access_token":"b"}"#, Some("b")),
+            (r#"{"token":null,"access_token":"b"}"#, Some("b")),
+            (r#"{"token":7,"access_token":"b"}"#, Some("b")),
+            (r#"{"token":"","access_token":""}"#, None),
+            (r#"["token"]"#, None),
+            ("<html>", None),
+        ] {
+            let answer = TokenAnswer::new(StatusCode::OK, HeaderMap::new(), Bytes::from_static(body.as_bytes()));
+            assert_eq!(answer.token().as_deref(), token, "{body}");
+        }
     }
 
     #[test]

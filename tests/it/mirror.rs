@@ -35,6 +35,31 @@ fn the_registry_is_named_in_four_ways() {
 }
 
 #[test]
+fn a_manifest_by_digest_is_there_only_where_the_registry_has_it() {
+    let image = Image::new(MIB, 404);
+    let origin = registry(&image);
+    let daemon = Daemon::plan("h1").plain_upstream(&origin.authority()).start();
+    let digest = crate::harness::digest(&image.manifest);
+    let path = |repository: &str| format!("/v2/{repository}/manifests/{digest}");
+    let ask = |method: &str, repository: &str| Ask::new(method, &origin.url(&path(repository))).via(daemon.proxy());
+    let asked = || origin.seen(&path(REPOSITORY)).len();
+    ask("GET", REPOSITORY).send().assert_is(&image.manifest);
+    ask("GET", REPOSITORY).send().assert_is(&image.manifest);
+    assert_eq!(asked(), 1, "it is held");
+
+    // Whoever pushes there asks so whether it has to.
+    for method in ["HEAD", "GET"] {
+        assert_eq!(ask(method, "team/other").send().status, 404, "{method}");
+    }
+    image.publish(&origin, "team/other", "1");
+    ask("GET", "team/other").send().assert_is(&image.manifest);
+    assert_eq!(ask("HEAD", REPOSITORY).send().status, 200);
+    assert_eq!(asked(), 2, "a HEAD is the registry's to answer");
+    ask("GET", REPOSITORY).header("X-Dragonfly-Use-P2P", "false").send().assert_is(&image.manifest);
+    assert_eq!(asked(), 3, "who wants nothing held gets nothing held");
+}
+
+#[test]
 fn everything_but_blobs_is_passed_on() {
     let image = Image::new(MIB, 401);
     let origin = registry(&image);

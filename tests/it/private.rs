@@ -250,7 +250,7 @@ fn fifty_clients_with_one_credential_cost_one_image_and_a_stranger_gets_nothing(
     const CLIENTS: usize = 50;
     let scene = Scene::of(TestRegistry::plan(Access::UserToken).token_port().start(), 831);
     let scheduler = crate::harness::Scheduler::start();
-    let tap = Tap::start(([127, 0, 0, 1], 0).into(), scheduler.grpc);
+    let tap = Tap::decoding(([127, 0, 0, 1], 0).into(), scheduler.grpc);
     let token_authority = scene.registry.token_authority().to_owned();
     let hosts: Vec<Daemon> = ["h1", "h2"]
         .map(|name| {
@@ -324,6 +324,13 @@ fn private_content_goes_as_far_as_the_operator_says() {
         assert_eq!(times(), again, "{setting}: again");
         scene.pull(&fleet.hosts[1], &credential).assert_is(&scene.image.layer);
         assert_eq!(times(), second_host, "{setting}: the second host");
+        let manifest = format!("/v2/{REPOSITORY}/manifests/{}", crate::harness::digest(&scene.image.manifest));
+        let ask = Ask::get(&scene.registry.url(&manifest)).via(fleet.hosts[0].proxy());
+        for _ in 0..2 {
+            ask.clone().header("Authorization", &credential).send().assert_is(&scene.image.manifest);
+        }
+        let asked = scene.registry.count(&[Asked::ManifestGet]);
+        assert_eq!(asked, if setting == "off" { 2 } else { 1 }, "{setting}: manifests");
     }
 }
 
