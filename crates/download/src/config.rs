@@ -68,6 +68,8 @@ pub struct Config {
     pub source_run: u32,
     /// How long a download that may not use the source waits for peers without any progress.
     pub forbidden_patience: Duration,
+    /// How long what was under way for a reader that left may take to be finished.
+    pub leftover_grace: Duration,
     /// How long a download waits for its first reader.
     pub reader_grace: Duration,
 }
@@ -102,6 +104,7 @@ impl Default for Config {
             source_retries: 4,
             source_run: 16,
             forbidden_patience: Duration::from_secs(60),
+            leftover_grace: Duration::from_secs(15),
             reader_grace: Duration::from_secs(10),
         }
     }

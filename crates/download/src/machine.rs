@@ -131,7 +131,7 @@ impl Download {
             }
             Event::ReaderAt { reader, offset } => self.readers.moved(reader, offset, self.geometry()),
             Event::ReaderGone { reader } => {
-                if self.readers.remove(reader, self.geometry()) {
+                if self.readers.remove(reader, &self.under_way(), now, self.geometry()) {
                     self.want();
                 }
             }
@@ -147,7 +147,8 @@ impl Download {
             }
             Event::Timer => {}
         }
-        if self.pieces.as_ref().is_some_and(|pieces| self.readers.release(pieces)) {
+        let grace = self.config.leftover_grace;
+        if self.pieces.as_ref().is_some_and(|pieces| self.readers.release(pieces, now, grace)) {
             self.want();
         }
         self.settle(now);
@@ -292,6 +293,16 @@ impl Download {
             }
             self.actions.push_back(Action::Cancel { parent, piece });
         }
+    }
+
+    /// The pieces that are being brought at this moment.
+    fn under_way(&self) -> Vec<PieceNumber> {
+        let from_parents = self.pieces.iter().flat_map(|pieces| pieces.fetches.keys().copied());
+        let from_source = match &self.source.stage {
+            Stage::Reading { run: Some(run), .. } if !run.is_empty() => Some(PieceNumber(run.start)),
+            _ => None,
+        };
+        from_parents.chain(from_source).collect()
     }
 
     /// The store has the piece, whoever put it there.

@@ -26,7 +26,8 @@ impl Download {
         let resort = (!self.is_busy()).then(|| self.quiet + self.link.resort(&self.config, self.outlook()).1);
         let turns = self.turns_deadline();
         let others = [self.source.deadline(&self.config), self.link.again, self.late_deadline()];
-        [fetch, resort, turns].into_iter().chain(others).flatten().min()
+        let leftover = self.readers.deadline(self.config.leftover_grace);
+        [fetch, resort, turns, leftover].into_iter().chain(others).flatten().min()
     }
 
     /// Whether something is under way that will bring a piece or fail.
