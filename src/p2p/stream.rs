@@ -20,11 +20,15 @@ use tokio::sync::watch;
 
 use super::flight::{Outcome, Phase, Provenance, Seat, Traffic};
 use super::rescue::Rescue;
+use super::tasks::Again;
 use crate::storage::StoredTask;
 
 /// The most bytes that one read of the content file takes. Measured: smaller reads cost more processor time a byte,
 /// larger ones save none.
 const READ_LENGTH: u64 = 256 << 10;
+
+/// How often a reader has what is missing downloaded again before anything more came.
+const AGAIN_TRIES: u32 = 3;
 
 /// How many bytes at the end stay back until the content's digest agrees.
 pub const HELD_TAIL: u64 = 16 << 10;
@@ -67,6 +71,7 @@ impl ContentStream {
         range: ByteRange,
         headers: HeaderMap,
         seat: Option<Seat>,
+        again: Again,
         rescue: Option<Rescue>,
     ) -> Self {
         let traffic = Arc::new(Traffic::default());
@@ -80,6 +85,8 @@ impl ContentStream {
             traffic: Arc::clone(&traffic),
             seat,
             stored: stored.clone(),
+            again,
+            tries: AGAIN_TRIES,
             rescue,
             rest: None,
         };
@@ -95,7 +102,7 @@ impl ContentStream {
             range,
             left: range.len(),
             headers,
-            complete: stored.have().is_full(),
+            complete: stored.is_held(),
             stored,
             traffic,
             bytes: Box::pin(bytes),
@@ -174,6 +181,9 @@ struct Follower {
     phase: Option<watch::Receiver<Phase>>,
     seat: Option<Seat>,
     traffic: Arc<Traffic>,
+    again: Again,
+    /// How often it may still be used.
+    tries: u32,
     rescue: Option<Rescue>,
     rest: Option<Bytestream>,
 }
@@ -226,15 +236,29 @@ impl Follower {
         loop {
             // Both are looked at before the store, so that nothing that comes in between is missed.
             self.changed.borrow_and_update();
-            let ended = self.phase.as_mut().map(|phase| phase.borrow_and_update().clone());
-            let end = self.readable_end(matches!(ended, Some(Phase::Ended(Outcome::Done))));
+            let phase = self.phase.as_mut().map(|phase| phase.borrow_and_update().clone());
+            // Without a download all that is wanted was here when the reader came.
+            let done = phase.as_ref().is_none_or(|phase| matches!(phase.outcome, Some(Outcome::Done)));
+            let end = self.readable_end(done);
             if end > self.at {
                 return Ok(end);
             }
-            match ended {
-                Some(Phase::Ended(outcome)) => return Err(broken(&outcome)),
-                Some(_) => {}
-                None => return Err(Broken::Local("the stored content went away".into())),
+            let piece = self.stored.geometry().piece_at(self.at);
+            if let Some(piece) = piece.filter(|&piece| self.stored.is_unchecked(piece)) {
+                // Good or bad: the next look finds out.
+                self.stored.check(piece).await;
+                continue;
+            }
+            match phase {
+                Some(Phase { outcome: Some(outcome), .. }) if !done => return Err(broken(&outcome)),
+                Some(Phase { stored: Some(stored), .. }) if !stored.is_same(&self.stored) => {
+                    return Err(Broken::Local("the stored content was replaced".into()));
+                }
+                Some(Phase { outcome: None, .. }) => {}
+                _ => {
+                    self.download_again()?;
+                    continue;
+                }
             }
             let Some(phase) = &mut self.phase else { continue };
             tokio::select! {
@@ -244,6 +268,19 @@ impl Follower {
                 },
             }
         }
+    }
+
+    /// Has what is left downloaded: the store has lost a piece that it had.
+    fn download_again(&mut self) -> Result<(), Broken> {
+        let left = ByteRange::new(self.at, self.range.end());
+        let (Some(left), Some(tries)) = (left, self.tries.checked_sub(1)) else {
+            return Err(Broken::Local("the stored content went away".into()));
+        };
+        self.tries = tries;
+        let seat = self.again.join(left).map_err(|error| Broken::Local(error.to_string()))?;
+        self.phase = Some(seat.flight().phase());
+        self.seat = Some(seat);
+        Ok(())
     }
 
     fn readable_end(&self, done: bool) -> u64 {
@@ -272,6 +309,7 @@ impl Follower {
         }
         self.count(bytes.len() as u64);
         self.at = end;
+        self.tries = AGAIN_TRIES;
         if let Some(seat) = &self.seat
             && end == piece_end
         {

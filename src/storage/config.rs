@@ -7,9 +7,9 @@ use std::time::Duration;
 pub struct Config {
     /// The storage's own directory; made if it is missing.
     pub dir: PathBuf,
-    /// The most bytes that all tasks together may reserve. `u64::MAX`: only the disk bounds them.
+    /// The most bytes that all pieces together may take. `u64::MAX`: only the disk bounds them.
     pub quota: u64,
-    /// Bytes of the file system that are always left free when a task starts.
+    /// Bytes of the file system that are always left free.
     pub keep_free: u64,
     /// A task that nobody has used for this long is removed by [`super::Storage::sweep`].
     pub ttl: Duration,
@@ -38,7 +38,7 @@ pub enum StorageError {
     /// Neither quota nor disk has room, and nothing may be evicted. Go on without storing.
     #[error("no room for {needed} bytes: {room} are left and nothing more may be evicted")]
     Full {
-        /// What the task needs.
+        /// What is wanted of the task.
         needed: u64,
         /// What there is, after everything that may go is gone.
         room: u64,

@@ -3,14 +3,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use damselfly_core::{ByteRange, Geometry, PieceDigest, PieceNumber, TaskId};
+use damselfly_core::{ByteRange, Geometry, PieceDigest, PieceNumber, PieceSet, TaskId};
 
-use super::conformance::{bytes_of, config, content, fill, id, new_task};
+use super::conformance::{bytes_of, config, content, fill, filled, id, new_task, whole};
 use super::ledger::{Ledger, LedgerError, Op};
 use super::{NewTask, Storage, StorageError, StoredTask};
 
@@ -274,12 +275,13 @@ fn a_disk_without_room_is_full_and_nothing_is_left_behind() {
     let dir = tempfile::tempdir().unwrap();
     let roomless = super::Config { keep_free: u64::MAX / 2, ..config(&dir) };
     let storage = Storage::open(roomless).unwrap();
-    let error = storage.create(new_task(1)).unwrap_err();
+    let error = storage.create_for(new_task(1), &whole()).unwrap_err();
     assert!(matches!(error, StorageError::Full { .. }), "{error}");
     drop(storage);
     let storage = Storage::open(super::Config { quota: u64::MAX, ..config(&dir) }).unwrap();
     let geometry = Geometry::of_length(1 << 45).unwrap();
-    let error = storage.create(NewTask { geometry, ..new_task(1) }).unwrap_err();
+    let wanted = PieceSet::full(geometry.count());
+    let error = storage.create_for(NewTask { geometry, ..new_task(1) }, &wanted).unwrap_err();
     assert!(matches!(error, StorageError::Full { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path().join("content")).unwrap().count(), 0);
     assert_eq!(storage.list(), []);
@@ -290,16 +292,16 @@ async fn the_order_of_use_outlives_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::open(config(&dir)).unwrap();
     for number in 1..=3 {
-        drop(storage.create(new_task(number)).unwrap());
+        drop(filled(&storage, number).await);
     }
     // Used a day later than the others.
     let later = storage.list()[0].last_access.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 86_400;
-    storage.peek(&id(1)).unwrap().state.touch(99, later);
+    storage.peek(&id(1)).unwrap().state.touch(later);
     drop(storage);
     let small = super::Config { quota: content().len() as u64 * 3, ..config(&dir) };
     let storage = Storage::open(small).unwrap();
-    drop(storage.create(new_task(4)).unwrap());
-    drop(storage.create(new_task(5)).unwrap());
+    drop(filled(&storage, 4).await);
+    drop(filled(&storage, 5).await);
     let mut left: Vec<TaskId> = storage.list().iter().map(|task| task.id).collect();
     left.sort();
     assert_eq!(left, [id(1), id(4), id(5)]);
@@ -310,14 +312,52 @@ async fn a_lowered_quota_is_met_by_the_next_sweep() {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::open(config(&dir)).unwrap();
     for number in 1..=4 {
-        drop(storage.create(new_task(number)).unwrap());
+        drop(filled(&storage, number).await);
     }
     drop(storage);
     let small = super::Config { quota: content().len() as u64 * 2, ..config(&dir) };
     let storage = Storage::open(small).unwrap();
+    assert_eq!(storage.usage().bytes, 4 * content().len() as u64);
     assert_eq!(storage.sweep(), super::Swept { expired: 0, evicted: 2 });
     drop(storage);
     let full = super::Config { high_percent: 0, low_percent: 0, ..config(&dir) };
     let storage = Storage::open(full).unwrap();
     assert_eq!(storage.sweep(), super::Swept { expired: 0, evicted: 2 });
+}
+
+fn occupied(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().blocks() * 512
+}
+
+/// What an older version reserved, an aborted write left, and a damaged piece occupies.
+#[tokio::test]
+async fn a_sweep_gives_back_what_a_file_occupies_beyond_its_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let path = content_file(&dir, 1);
+    fill(&storage.create(new_task(1)).unwrap(), 1).await;
+    assert!(occupied(&path) < 700_000, "{} bytes for a piece of 600,000", occupied(&path));
+    drop(storage);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[..600_000].fill(7);
+    bytes[1_200_000..].fill(7);
+    fs::write(&path, bytes).unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    assert!(occupied(&path) >= 1_200_000);
+    let held = storage.peek(&id(1)).unwrap();
+    assert_eq!(storage.sweep(), super::Swept::default());
+    assert!(occupied(&path) >= 1_200_000, "it is in use");
+    drop(held);
+    assert_eq!(storage.sweep(), super::Swept::default());
+    assert!(occupied(&path) < 700_000, "{} bytes for a piece of 600,000", occupied(&path));
+    let task = storage.peek(&id(1)).unwrap();
+    assert!(task.check(PieceNumber(1)).await, "and the piece is as it was");
+    for piece in [0, 2] {
+        fill(&task, piece).await;
+    }
+    assert_eq!(task.read(task_range(&task)).await.unwrap(), bytes_of(task_range(&task)));
+}
+
+fn task_range(task: &StoredTask) -> ByteRange {
+    ByteRange::new(550_000, task.geometry().length()).unwrap()
 }

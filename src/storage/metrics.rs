@@ -60,7 +60,7 @@ impl Metrics {
         add("commits_failed", "Batches of metadata that failed and were kept", self.commits_failed.clone());
         add("records_dropped", "Records given up while the metadata store failed", self.records_dropped.clone());
         registry.register("dragonfly_client_storage_tasks", "Tasks stored", self.tasks.clone());
-        registry.register("dragonfly_client_storage_bytes", "Bytes reserved by stored tasks", self.bytes.clone());
+        registry.register("dragonfly_client_storage_bytes", "Bytes of stored pieces", self.bytes.clone());
         registry.register("dragonfly_client_storage_pending", "Records waiting for a commit", self.pending.clone());
         registry.register(
             "dragonfly_client_storage_commit_seconds",

@@ -1,9 +1,9 @@
 //! Content on disk: where the producers of a task's bytes and their readers meet.
 //!
 //! # The data's way
-//! [`Storage::create`] checks quota and disk space, evicts the least recently used tasks, and preallocates ONE content
-//! file for the task. A producer [claims](StoredTask::claim) a piece and feeds its [`PieceWriter`]; hashing and the
-//! positional writes run on blocking threads, a batch at a time. [`PieceWriter::finish`] makes the piece readable and
+//! [`Storage::create`] makes ONE sparse content file for the task. A producer [claims](StoredTask::claim) a piece and
+//! feeds its [`PieceWriter`]; hashing and the positional writes run on blocking threads, a batch at a time. With its first
+//! byte a piece takes room, for which the least recently used tasks have to go if need be (see [`room`]). [`PieceWriter::finish`] makes the piece readable and
 //! hands its digests to the recorder, whose thread commits what has gathered to redb in one durable transaction
 //! (group commit). Readers follow with [`StoredTask::available`], [`StoredTask::read`] and [`StoredTask::changed`].
 //!
@@ -35,7 +35,9 @@ mod metrics;
 mod record;
 mod recorder;
 mod redb_ledger;
+mod room;
 mod store;
+mod table;
 mod task;
 mod writer;
 
