@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use damselfly_core::{ByteRange, TaskId};
+use damselfly_core::{ByteRange, PieceNumber, TaskId};
 use futures_util::{Stream, StreamExt as _, stream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -26,6 +26,9 @@ use crate::storage::StoredTask;
 /// The most bytes that one read of the content file takes. Measured: smaller reads cost more processor time a byte,
 /// larger ones save none.
 const READ_LENGTH: u64 = 256 << 10;
+
+/// How often in a row a read of bytes that are there may fail before the reader leaves the store.
+const MAX_MISSES: u32 = 16;
 
 /// How often a reader has what is missing downloaded again before anything more came.
 const AGAIN_TRIES: u32 = 3;
@@ -87,6 +90,8 @@ impl ContentStream {
             stored: stored.clone(),
             again,
             tries: AGAIN_TRIES,
+            checked: None,
+            misses: 0,
             rescue,
             rest: None,
         };
@@ -184,6 +189,10 @@ struct Follower {
     again: Again,
     /// How often it may still be used.
     tries: u32,
+    /// The piece that it made sure of before it read from it.
+    checked: Option<PieceNumber>,
+    /// How often in a row bytes that were there could not be read.
+    misses: u32,
     rescue: Option<Rescue>,
     rest: Option<Bytestream>,
 }
@@ -296,12 +305,25 @@ impl Follower {
     /// Reads up to `end`; `None` if the bytes were withdrawn meanwhile (a source stream broke off) and come again.
     async fn read(&mut self, end: u64) -> Result<Option<Bytes>, Broken> {
         let geometry = self.stored.geometry();
-        let piece_end = geometry.piece_at(self.at).and_then(|piece| geometry.span(piece)).map_or(end, ByteRange::end);
+        let piece = geometry.piece_at(self.at);
+        if piece != self.checked
+            && let Some(piece) = piece.filter(|&piece| self.stored.has(piece))
+        {
+            // What was good when it was written may not be any more.
+            if !self.stored.check(piece).await {
+                return Ok(None);
+            }
+            self.checked = Some(piece);
+        }
+        let piece_end = piece.and_then(|piece| geometry.span(piece)).map_or(end, ByteRange::end);
         let end = end.min(piece_end).min(self.at + READ_LENGTH);
         let range = ByteRange::new(self.at, end).ok_or_else(|| Broken::Local("a reader ran ahead".into()))?;
         let bytes = match self.stored.read(range).await {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.misses < MAX_MISSES => {
+                (self.misses, self.checked) = (self.misses + 1, None);
+                return Ok(None);
+            }
             Err(error) => return Err(Broken::Local(format!("cannot read: {error}"))),
         };
         if bytes.len() as u64 != range.len() {
@@ -309,7 +331,7 @@ impl Follower {
         }
         self.count(bytes.len() as u64);
         self.at = end;
-        self.tries = AGAIN_TRIES;
+        (self.tries, self.misses) = (AGAIN_TRIES, 0);
         if let Some(seat) = &self.seat
             && end == piece_end
         {

@@ -13,6 +13,8 @@ pub struct Config {
     pub keep_free: u64,
     /// A task that nobody has used for this long is removed by [`super::Storage::sweep`].
     pub ttl: Duration,
+    /// A piece whose last check is longer ago is checked before it is read.
+    pub check_interval: Duration,
     /// Above this use of the file system a sweep evicts tasks …
     pub high_percent: u8,
     /// … until its use is at most this.
@@ -26,6 +28,7 @@ impl Default for Config {
             quota: u64::MAX,
             keep_free: 256 << 20,
             ttl: Duration::from_secs(7 * 24 * 3600),
+            check_interval: Duration::from_secs(600),
             high_percent: 90,
             low_percent: 80,
         }

@@ -36,6 +36,7 @@ pub(super) fn config(dir: &tempfile::TempDir) -> Config {
         ttl: Duration::from_secs(100),
         high_percent: 100,
         low_percent: 100,
+        ..Config::default()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -360,4 +360,117 @@ async fn a_sweep_gives_back_what_a_file_occupies_beyond_its_pieces() {
 
 fn task_range(task: &StoredTask) -> ByteRange {
     ByteRange::new(550_000, task.geometry().length()).unwrap()
+}
+
+/// Changes the content file as another program would.
+fn touch(dir: &tempfile::TempDir, change: impl FnOnce(&fs::File)) {
+    let file = fs::File::options().read(true).write(true).open(content_file(dir, 1)).unwrap();
+    change(&file);
+}
+
+fn rot(file: &fs::File, at: u64) {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+#[tokio::test]
+async fn what_another_program_has_touched_is_checked_before_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = filled(&storage, 1).await;
+    task.set_verified();
+    let losses = task.losses();
+    touch(&dir, |file| rot(file, 700_000));
+    let second = span(&task, PieceNumber(1));
+    let error = task.read(second).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+    assert!(task.is_held() && task.have().is_empty(), "nothing is given before it is checked");
+    assert!(task.check(PieceNumber(0)).await && !losses.has_changed().unwrap());
+    assert!(!task.check(PieceNumber(1)).await && losses.has_changed().unwrap());
+    assert!(!task.is_verified());
+    assert_eq!(storage.usage().bytes, content().len() as u64 - 600_000, "its room is given back");
+    fill(&task, 1).await;
+    assert!(task.check(PieceNumber(2)).await && task.is_complete());
+    assert_eq!(task.read(second).await.unwrap(), bytes_of(second));
+    assert_eq!(storage.metrics().pieces_damaged.get(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_short_under_us_loses_what_was_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = filled(&storage, 1).await;
+    touch(&dir, |file| file.set_len(700_000).unwrap());
+    for (piece, good) in [(2, false), (0, true), (1, false)] {
+        assert_eq!(task.check(PieceNumber(piece)).await, good, "{piece}");
+    }
+    assert_eq!(task.held_pieces().len(), 1);
+    drop((task, storage));
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.get(&id(1)).expect("it has its length again");
+    assert!(task.check(PieceNumber(0)).await);
+    for piece in [1, 2] {
+        fill(&task, piece).await;
+    }
+    assert!(task.is_complete());
+}
+
+#[tokio::test]
+async fn our_own_changes_of_a_file_are_no_reason_to_check_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.create(new_task(1)).unwrap();
+    futures_util::future::join_all((0..3).map(|piece| fill(&task, piece))).await;
+    let second = storage.create(new_task(2)).unwrap();
+    fill(&second, 0).await;
+    drop(second);
+    storage.sweep();
+    let second = storage.get(&id(2)).unwrap();
+    assert!(second.check(PieceNumber(0)).await);
+    for piece in 0..3 {
+        assert!(task.check(PieceNumber(piece)).await);
+        assert_eq!(
+            task.read(span(&task, PieceNumber(piece))).await.unwrap(),
+            bytes_of(span(&task, PieceNumber(piece)))
+        );
+    }
+    storage.remove(&id(1));
+    assert!(task.check(PieceNumber(0)).await);
+    assert_eq!(storage.metrics().pieces_rechecked.get(), 0);
+}
+
+#[tokio::test]
+async fn what_was_checked_too_long_ago_is_checked_again() {
+    for (interval, checks) in [(std::time::Duration::ZERO, 2), (std::time::Duration::from_secs(3600), 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(super::Config { check_interval: interval, ..config(&dir) }).unwrap();
+        let task = filled(&storage, 1).await;
+        for _ in 0..2 {
+            assert!(task.check(PieceNumber(0)).await);
+        }
+        assert_eq!(storage.metrics().pieces_rechecked.get(), checks);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scrub_checks_all_and_takes_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    for number in 1..=2 {
+        drop(filled(&storage, number).await);
+    }
+    drop(storage);
+    touch(&dir, |file| rot(file, 9));
+    let storage = Storage::open(config(&dir)).unwrap();
+    let (begun, age) = (tokio::time::Instant::now(), std::time::Duration::from_secs(3600));
+    storage.scrub(100_000, age).await;
+    let least = std::time::Duration::from_secs(2 * content().len() as u64 / 100_000);
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    let metrics = storage.metrics();
+    assert_eq!((metrics.pieces_rechecked.get(), metrics.pieces_damaged.get()), (5, 1));
+    assert!(storage.list().iter().all(|task| task.unchecked == 0));
+    let begun = tokio::time::Instant::now();
+    storage.scrub(100_000, age).await;
+    assert_eq!((begun.elapsed(), metrics.pieces_rechecked.get()), (std::time::Duration::ZERO, 5), "nothing is due");
 }

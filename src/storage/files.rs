@@ -99,11 +99,10 @@ impl Files {
 }
 
 /// Gives back the space of these parts of a file; they read as zeros then.
-pub(super) fn punch(path: &Path, spans: impl Iterator<Item = ByteRange>) -> io::Result<()> {
-    let file = open(path)?;
+pub(super) fn punch(file: &File, spans: impl Iterator<Item = ByteRange>) -> io::Result<()> {
     for span in spans {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&file, flags, span.start(), span.len())?;
+        rustix::fs::fallocate(file, flags, span.start(), span.len())?;
     }
     Ok(())
 }

@@ -10,7 +10,8 @@
 //! # Invariants
 //! - **A piece is recorded only after all its bytes are in the file.** Content is never fsynced: a piece that an
 //!   earlier process recorded is `unchecked` until it was read again and agreed with its recorded digests. That covers
-//!   `kill -9` and power loss alike, and bytes which fail are forgotten, never served.
+//!   `kill -9` and power loss alike, and bytes which fail are forgotten, never served. So is one that was not checked for a
+//!   while, or whose file another program has touched ([`check`]).
 //! - **One writer a piece**, from the claim until the last byte of a write under way has settled, even when the future
 //!   that wrote was dropped.
 //! - **A task with a live [`StoredTask`] is never evicted.** The handle keeps the file open.
@@ -26,6 +27,7 @@
 //! [`writer::MAX_QUEUED`]. Operations waiting for commit: [`recorder::MAX_PENDING`]. A task's record:
 //! [`record::MAX_RECORD`]. Memory: about 100 bytes a piece held.
 
+mod check;
 mod config;
 mod content;
 mod dropped;

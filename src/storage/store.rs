@@ -130,6 +130,7 @@ impl Storage {
         config: Config,
         wrap: impl FnOnce(Box<dyn Ledger>) -> Box<dyn Ledger>,
     ) -> Result<Self, StorageError> {
+        let check_interval = config.check_interval;
         let files = Files::open(&config.dir)?;
         let (ledger, kept) = RedbLedger::open(&files.ledger())?;
         let metrics = Metrics::default();
@@ -137,7 +138,7 @@ impl Storage {
             .map_err(StorageError::io("start the recorder of", &config.dir))?;
         let storage = Self::with(
             config,
-            Shared { recorder: Some(recorder), files: Some(files), metrics, totals: Totals::default() },
+            Shared { recorder: Some(recorder), files: Some(files), metrics, totals: Totals::default(), check_interval },
         );
         storage.restore(kept)?;
         Ok(storage)
@@ -146,8 +147,10 @@ impl Storage {
     /// A storage whose content and metadata are in memory, at most `quota` bytes of content.
     pub fn in_memory(quota: u64) -> Self {
         let (metrics, totals) = (Metrics::default(), Totals::default());
-        let shared = Shared { recorder: None, files: None, metrics, totals };
-        Self::with(Config { quota, ..Config::default() }, shared)
+        let config = Config { quota, ..Config::default() };
+        let check_interval = config.check_interval;
+        let shared = Shared { recorder: None, files: None, metrics, totals, check_interval };
+        Self::with(config, shared)
     }
 
     fn with(config: Config, shared: Shared) -> Self {
@@ -325,6 +328,11 @@ impl Storage {
         self.inner.tasks().all().map(|task| summary(task, in_use(task))).collect()
     }
 
+    /// The ids of all stored tasks, the most recently used first.
+    pub(super) fn recently_used(&self) -> Vec<TaskId> {
+        self.inner.tasks().recently_used().collect()
+    }
+
     /// Whether there is anything of this URL, of whatever version.
     pub fn has_url(&self, url: &str) -> bool {
         self.inner.tasks().all().any(|task| task.record.origin.url == url)
@@ -410,9 +418,7 @@ impl Inner {
     fn end(&self, task: Option<Arc<TaskState>>) {
         let Some(task) = task else { return };
         task.forget();
-        if let Place::Disk(path) = &task.place {
-            files::remove(path);
-        }
+        task.remove_file();
         // Nobody was told of what is this host's alone.
         if task.state().audience == Audience::Host {
             return;

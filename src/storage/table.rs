@@ -66,6 +66,11 @@ impl Table {
         self.tasks.values().map(|entry| &entry.task)
     }
 
+    /// The ids of all tasks, the most recently used first.
+    pub(super) fn recently_used(&self) -> impl Iterator<Item = TaskId> {
+        self.by_use.values().rev().copied()
+    }
+
     /// The tasks that nobody holds, the least recently used first.
     pub(super) fn idle(&self) -> impl Iterator<Item = &Arc<TaskState>> {
         self.by_use.values().filter_map(|id| self.get(id)).filter(|task| !in_use(task))

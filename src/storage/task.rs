@@ -8,12 +8,14 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use damselfly_core::swarm::{Held, Origin};
-use damselfly_core::{Audience, ByteRange, Digest, Geometry, PieceDigest, PieceHasher, PieceNumber, PieceSet, TaskId};
+use damselfly_core::{Audience, ByteRange, Digest, Geometry, PieceDigest, PieceNumber, PieceSet, TaskId};
 use tokio::sync::{OnceCell, watch};
 
+use super::check::OwnChanges;
 use super::content::Content;
 use super::files::{self, Files};
 use super::ledger::{Kept, Op};
@@ -45,6 +47,8 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     /// Of all tasks that are stored.
     pub(super) totals: Totals,
+    /// See [`super::Config::check_interval`].
+    pub(super) check_interval: Duration,
 }
 
 impl Shared {
@@ -68,30 +72,33 @@ pub(super) struct TaskState {
     /// The open file, for as long as somebody uses it: idle tasks cost no descriptor.
     open: Mutex<Weak<Content>>,
     pieces: Mutex<Pieces>,
+    pub(super) own_changes: Mutex<OwnChanges>,
     /// Bumped at every change, newly published bytes included.
     changed: watch::Sender<u64>,
     /// Bumped when the set of pieces changes.
     pieces_changed: watch::Sender<u64>,
     /// How many pieces were found damaged.
-    losses: watch::Sender<u64>,
+    pub(super) losses: watch::Sender<u64>,
     pub(super) shared: Arc<Shared>,
 }
 
-struct Pieces {
-    have: PieceSet,
-    unchecked: PieceSet,
-    digests: HashMap<PieceNumber, PieceDigest>,
+pub(super) struct Pieces {
+    pub(super) have: PieceSet,
+    pub(super) unchecked: PieceSet,
+    pub(super) digests: HashMap<PieceNumber, PieceDigest>,
     claims: HashMap<PieceNumber, Progress>,
-    checks: HashMap<PieceNumber, Arc<OnceCell<bool>>>,
+    pub(super) checks: HashMap<PieceNumber, Arc<OnceCell<bool>>>,
+    /// When those that are there were written, or last checked.
+    pub(super) checked: HashMap<PieceNumber, Instant>,
     /// What a running download was promised room for.
     expected: PieceSet,
     /// What all of this adds up to.
     weight: Weight,
     /// How often bytes that could be read were withdrawn.
-    withdrawals: u64,
+    pub(super) withdrawals: u64,
     /// The task was removed: nothing of it is recorded any more.
-    removed: bool,
-    state: StateRecord,
+    pub(super) removed: bool,
+    pub(super) state: StateRecord,
     /// The last access that was recorded.
     recorded_access: u64,
 }
@@ -164,6 +171,7 @@ impl TaskState {
             digests: HashMap::new(),
             claims: HashMap::new(),
             checks: HashMap::new(),
+            checked: HashMap::new(),
             expected: PieceSet::empty(count),
             weight: Weight::default(),
             withdrawals: 0,
@@ -177,6 +185,7 @@ impl TaskState {
             place,
             open: Mutex::default(),
             pieces: Mutex::new(pieces),
+            own_changes: Mutex::default(),
             changed: watch::Sender::new(0),
             pieces_changed: watch::Sender::new(0),
             losses: watch::Sender::new(0),
@@ -184,7 +193,7 @@ impl TaskState {
         }
     }
 
-    fn pieces(&self) -> MutexGuard<'_, Pieces> {
+    pub(super) fn pieces(&self) -> MutexGuard<'_, Pieces> {
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -192,7 +201,7 @@ impl TaskState {
         self.changed.send_modify(|version| *version += 1);
     }
 
-    fn bump_pieces(&self) {
+    pub(super) fn bump_pieces(&self) {
         self.pieces_changed.send_modify(|version| *version += 1);
         self.bump();
     }
@@ -229,7 +238,7 @@ impl TaskState {
         }
     }
 
-    fn record_state(&self, pieces: &Pieces) {
+    pub(super) fn record_state(&self, pieces: &Pieces) {
         if !pieces.removed {
             self.shared.record(Op::State(self.id, pieces.state));
         }
@@ -237,6 +246,16 @@ impl TaskState {
 
     pub(super) fn state(&self) -> StateRecord {
         self.pieces().state
+    }
+
+    /// Removes the file. Who holds the task goes on with it.
+    pub(super) fn remove_file(&self) {
+        let Place::Disk(path) = &self.place else { return };
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        match open {
+            Some(content) => self.change_file(&content, || files::remove(path)),
+            None => files::remove(path),
+        };
     }
 
     /// Stops recording, as the last thing that is recorded of this task.
@@ -251,7 +270,12 @@ impl TaskState {
     }
 
     /// Changes what there is of one piece, and what follows from it for the room that is taken.
-    fn change<T>(&self, pieces: &mut Pieces, piece: PieceNumber, change: impl FnOnce(&mut Pieces) -> T) -> T {
+    pub(super) fn change<T>(
+        &self,
+        pieces: &mut Pieces,
+        piece: PieceNumber,
+        change: impl FnOnce(&mut Pieces) -> T,
+    ) -> T {
         let length = self.record.geometry.span(piece).map_or(0, ByteRange::len);
         let before = pieces.weight_of(piece, length);
         let changed = change(pieces);
@@ -331,7 +355,11 @@ impl TaskState {
             absent
         };
         let spans = absent.iter().filter_map(|&piece| self.record.geometry.span(piece));
-        if let Err(error) = files::punch(path, spans) {
+        let punched = self.content().and_then(|content| {
+            let file = content.file().ok_or(io::ErrorKind::Unsupported)?;
+            self.change_file(&content, || files::punch(&file, spans))
+        });
+        if let Err(error) = punched {
             tracing::debug!(task = %self.id, %error, "a content file's unused space cannot be given back");
         }
         absent.into_iter().for_each(|piece| self.release(piece));
@@ -377,6 +405,7 @@ impl TaskState {
             if claimed {
                 pieces.have.insert(piece);
                 pieces.digests.insert(piece, digest);
+                pieces.checked.insert(piece, Instant::now());
             }
             claimed
         });
@@ -416,54 +445,6 @@ impl TaskState {
             return end.max(span.start() + readable);
         }
         end
-    }
-
-    /// Reads a piece again; blocking.
-    fn agrees(&self, content: &Content, piece: PieceNumber, digest: PieceDigest) -> bool {
-        let Some(span) = self.record.geometry.span(piece) else { return false };
-        let mut hasher = PieceHasher::default();
-        let mut at = span.start();
-        while at < span.end() {
-            let Some(range) = ByteRange::new(at, span.end().min(at + MAX_READ)) else { return false };
-            match content.read_at(range) {
-                Ok(bytes) => hasher.update(&bytes),
-                Err(_) => return false,
-            }
-            at = range.end();
-        }
-        hasher.finish() == digest
-    }
-
-    fn settle_check(&self, piece: PieceNumber, good: bool) {
-        let mut pieces = self.pieces();
-        pieces.checks.remove(&piece);
-        if !pieces.unchecked.contains(piece) {
-            return;
-        }
-        self.change(&mut pieces, piece, |pieces| {
-            pieces.unchecked.remove(piece);
-            if good {
-                pieces.have.insert(piece);
-            } else {
-                pieces.digests.remove(&piece);
-            }
-        });
-        if good {
-            self.shared.metrics.pieces_rechecked.inc();
-        } else {
-            pieces.state.verified = false;
-            if !pieces.removed {
-                self.shared.record(Op::Forget(self.id, piece));
-            }
-            self.record_state(&pieces);
-            self.shared.metrics.pieces_damaged.inc();
-            tracing::warn!(task = %self.id, %piece, "a stored piece is damaged: forgotten");
-        }
-        drop(pieces);
-        if !good {
-            self.losses.send_modify(|count| *count += 1);
-        }
-        self.bump_pieces();
     }
 }
 
@@ -563,34 +544,6 @@ impl StoredTask {
         Held { geometry: self.geometry(), pieces: held }
     }
 
-    /// Makes sure of one piece: true if it may be read. A piece of an earlier process is read again and compared with
-    /// its recorded digests, and forgotten where it disagrees. Concurrent calls for one piece are one check.
-    pub async fn check(&self, piece: PieceNumber) -> bool {
-        let (cell, digest) = {
-            let mut pieces = self.state.pieces();
-            if pieces.have.contains(piece) {
-                return true;
-            }
-            if !pieces.unchecked.contains(piece) {
-                return false;
-            }
-            let Some(&digest) = pieces.digests.get(&piece) else { return false };
-            (Arc::clone(pieces.checks.entry(piece).or_default()), digest)
-        };
-        *cell.get_or_init(|| self.recheck(piece, digest)).await
-    }
-
-    async fn recheck(&self, piece: PieceNumber, digest: PieceDigest) -> bool {
-        let task = self.clone();
-        let check = move || {
-            let good = task.state.agrees(&task.content, piece, digest);
-            task.state.settle_check(piece, good);
-            good
-        };
-        // An error means that the process is ending.
-        tokio::task::spawn_blocking(check).await.unwrap_or(false)
-    }
-
     /// The digests of a piece that is there, checked or not.
     pub fn digest_of(&self, piece: PieceNumber) -> Option<PieceDigest> {
         self.state.pieces().digests.get(&piece).copied()
@@ -619,7 +572,8 @@ impl StoredTask {
     /// Reads bytes that are [available](Self::available), at most [`MAX_READ`].
     ///
     /// # Errors
-    /// `InvalidInput` for more; `NotFound` where bytes are not available (any more); the file's own errors.
+    /// `InvalidInput` for more; `NotFound` where bytes are not available (any more): then what is left of them is to be
+    /// [checked](Self::check).
     pub async fn read(&self, range: ByteRange) -> io::Result<Bytes> {
         if range.len() > MAX_READ {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many bytes for one read"));
@@ -635,7 +589,13 @@ impl StoredTask {
     fn read_now(&self, range: ByteRange) -> io::Result<Bytes> {
         for _ in 0..READ_TRIES {
             let before = self.readable(range)?;
-            let bytes = self.content.read_at(range)?;
+            let read = self.content.read_at(range);
+            self.state.look_for_changes(&self.content);
+            let Ok(bytes) = read else {
+                // A disk that does not give them, or a file that was cut short: the pieces' check finds out.
+                self.state.doubt(range);
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the bytes cannot be read any more"));
+            };
             if self.state.pieces().withdrawals == before {
                 return Ok(bytes);
             }

@@ -101,7 +101,8 @@ impl Core {
         for bytes in batch {
             self.hasher.update(bytes);
         }
-        self.claim.task.content.write_at(batch, self.span.start() + self.written)?;
+        let (task, at) = (&self.claim.task, self.span.start() + self.written);
+        task.state.change_file(&task.content, || task.content.write_at(batch, at))?;
         self.written += batch.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
         self.claim.task.state.progress(self.claim.piece, self.written);
         Ok(())
