@@ -29,7 +29,10 @@ const SCRUB_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Checks what is stored for ever, at most `rate` bytes a second; with 0 nothing but what is read.
 pub(super) async fn scrub(storage: Storage, rate: u64) {
-    while rate > 0 {
+    if rate == 0 {
+        return;
+    }
+    loop {
         storage.scrub(rate, SCRUB_AGE).await;
         tokio::time::sleep(SCRUB_PAUSE).await;
     }

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::{Future, pending};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -71,10 +72,26 @@ pub(crate) enum Done {
 
 /// What work says while it goes on.
 pub(crate) enum Word {
-    Source { run: u64, step: Step },
-    SourceEnded { run: u64, end: source::End },
-    Queues { parent: PeerId },
-    Has { parent: PeerId, piece: PieceNumber, data: SocketAddr },
+    Source {
+        run: u64,
+        step: Step,
+    },
+    SourceEnded {
+        run: u64,
+        end: source::End,
+    },
+    /// The stream for a reader that is far ahead has ended, well or not.
+    AsideEnded {
+        run: u64,
+    },
+    Queues {
+        parent: PeerId,
+    },
+    Has {
+        parent: PeerId,
+        piece: PieceNumber,
+        data: SocketAddr,
+    },
 }
 
 /// The driver of one download. Made by [`super::Tasks`], it runs until the download has ended.
@@ -98,6 +115,8 @@ pub(crate) struct Driver {
     pub(super) asks: HashMap<PeerId, (u64, AbortHandle)>,
     pub(super) given: HashMap<PeerId, GivenTurn>,
     pub(super) source: Option<(u64, AbortHandle)>,
+    /// The stream for a reader that is far ahead, with its number.
+    pub(super) aside: Option<(u64, AbortHandle)>,
     /// Where the source stream under way is to end.
     pub(super) source_end: Arc<AtomicU64>,
     pub(super) asked: Option<ByteRange>,
@@ -142,6 +161,7 @@ impl Driver {
             asks: HashMap::new(),
             given: HashMap::new(),
             source: None,
+            aside: None,
             source_end: Arc::default(),
             asked: None,
             sent: false,
@@ -297,6 +317,12 @@ impl Driver {
                     self.hear(&mut machine, news).await;
                     continue;
                 }
+                Ok(Happened::Opened { geometry, gives }) => {
+                    if let Some(pieces) = gives {
+                        machine.handle(self.shared.now(), Event::SourceGives { pieces });
+                    }
+                    Event::SourceOpened { geometry }
+                }
                 Ok(Happened::Nothing) => continue,
                 Err(outcome) => return outcome,
             };
@@ -352,6 +378,11 @@ pub(super) enum Happened {
     News(BTreeMap<ReaderId, News>),
     /// The store has a piece no longer that it had.
     Lost,
+    /// The source has answered; with these pieces and no others, where that was asked for before the length was known.
+    Opened {
+        geometry: Geometry,
+        gives: Option<Range<u32>>,
+    },
     /// Something that the machine need not know.
     Nothing,
 }

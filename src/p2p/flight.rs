@@ -135,6 +135,11 @@ impl Flight {
         self.seats().taken.len()
     }
 
+    /// What the first of them wants.
+    pub(crate) fn first_wish(&self) -> Option<RangeWish> {
+        self.seats().taken.values().next().copied()
+    }
+
     /// The pieces that they want, of a content that is cut like this.
     pub(crate) fn wanted(&self, geometry: Geometry) -> PieceSet {
         let mut wanted = PieceSet::empty(geometry.count());

@@ -29,6 +29,9 @@ use crate::net::NetError;
 use crate::scheduler_client::SchedulerClient;
 use crate::storage::{DroppedTask, NewTask, Storage, StoredTask};
 
+/// A reader so many pieces ahead of the source stream gets a stream of its own.
+const FAR: u32 = 8;
+
 /// How often an opener joins again when the download that it joined had just ended.
 const JOIN_TRIES: u32 = 4;
 
@@ -244,7 +247,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            download: download::Config::default(),
+            download: download::Config { far: FAR, ..download::Config::default() },
             max_downloads: 512,
             stall: Duration::from_secs(3),
             source_silence: Duration::from_secs(60),

@@ -531,6 +531,7 @@ mod driving {
     fn event(happened: Happened) -> Event {
         match happened {
             Happened::Event(event) => event,
+            Happened::Opened { geometry, .. } => Event::SourceOpened { geometry },
             Happened::News(_) | Happened::Lost | Happened::Nothing => panic!("no event"),
         }
     }

@@ -162,6 +162,30 @@ fn what_was_under_way_when_a_reader_left_is_kept() {
 }
 
 #[test]
+fn the_end_of_a_file_does_not_wait_for_its_beginning() {
+    let origin = Origin::start();
+    let daemon = Daemon::plan("h1").start();
+    let file = random(40 * MIB, 345);
+    // Of each answer only the beginning comes.
+    let gate = Gate::at(2 * MIB);
+    origin.put("/big.bin", Page::file(file.clone()).gate(&gate));
+    let mut whole = Ask::get(&origin.url("/big.bin")).via(daemon.proxy()).open();
+    let begun = whole.read(MIB);
+    let end = file.len() - 1000..file.len();
+    assert_span(&ranged(&origin.url("/big.bin"), &daemon, &end).send(), &end, &file);
+    let middle = 20 * MIB + 7..20 * MIB + 9;
+    assert_span(&ranged(&origin.url("/big.bin"), &daemon, &middle).send(), &middle, &file);
+    gate.open();
+    whole.rest().assert_body(&file[begun.len()..]);
+    // Where a stream is broken off, what the sockets had swallowed by then is lost.
+    let sent = origin.sent("/big.bin");
+    assert!(sent < 64 * MIB as u64, "sent {sent}");
+    let before = origin.sent("/big.bin");
+    daemon.get(&origin.url("/big.bin")).assert_is(&file);
+    assert!(origin.sent("/big.bin") - before <= PROBE);
+}
+
+#[test]
 fn after_a_restart_only_what_is_read_is_checked_first() {
     let origin = Origin::start();
     let mut daemon = Daemon::plan("h1").set("storage.scrubBandwidth", "0").start();

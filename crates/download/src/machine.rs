@@ -119,7 +119,12 @@ impl Download {
             Event::ParentGone { parent, fault } => self.parent_gone(now, &parent, fault),
             Event::PieceArrived { parent, piece, digest } => self.arrived(now, parent, piece, digest),
             Event::PieceFailed { parent, piece, fault } => self.failed(now, parent, piece, fault),
-            Event::PieceHeld { piece } => self.held(piece),
+            Event::PieceHeld { piece } => {
+                self.held(piece);
+                self.aside_got_on(now);
+            }
+            Event::AsideEnded => self.aside_ended(now),
+            Event::SourceGives { pieces } => self.source.gives = Some(pieces),
             Event::PieceLost { piece } => self.lost(piece),
             Event::SourceOpened { geometry } => self.source_opened(now, geometry),
             Event::SourcePiece { piece, digest } => self.source_piece(now, piece, digest),
@@ -157,6 +162,9 @@ impl Download {
     }
 
     fn answer(&mut self, now: Moment, answer: Answer) {
+        if self.link.phase == Phase::Asked {
+            self.hurry(now);
+        }
         match answer {
             Answer::Wait => {
                 self.late.confirmed(now, &self.config);
@@ -302,7 +310,8 @@ impl Download {
             Stage::Reading { run: Some(run), .. } if !run.is_empty() => Some(PieceNumber(run.start)),
             _ => None,
         };
-        from_parents.chain(from_source).collect()
+        let aside = self.source.aside.as_ref().map(|aside| PieceNumber(aside.next));
+        from_parents.chain(from_source).chain(aside).collect()
     }
 
     /// The store has the piece, whoever put it there.
@@ -362,6 +371,9 @@ impl Download {
             for (piece, fetch) in std::mem::take(&mut pieces.fetches) {
                 self.actions.push_back(Action::Cancel { parent: fetch.parent, piece });
             }
+        }
+        if self.source.aside.take().is_some() {
+            self.actions.push_back(Action::StopAside);
         }
         if self.source.is_reading() || self.source.under_way {
             self.actions.push_back(Action::StopSource);

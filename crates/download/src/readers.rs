@@ -104,8 +104,8 @@ impl Readers {
         if self.whole || self.any_reader() {
             let geometry = pieces.geometry();
             self.readers.retain(|_, reader| {
-                let all_here = reader.wanted(geometry).iter().all(|&piece| pieces.state(piece) == Some(State::Have));
-                !(reader.has_left() && all_here)
+                let is_here = |piece: &PieceNumber| pieces.state(*piece) == Some(State::Have);
+                !(reader.has_left() && reader.wanted(geometry).iter().all(is_here))
             });
         }
         self.readers.len() < before
