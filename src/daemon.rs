@@ -69,6 +69,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let peers = tokio::spawn(peering::serve(peer, bound.peer));
     tokio::spawn(peering::announcer(&config, &host, &tasks, &scheduler).run(drain.watch()));
     let upkeep = tokio::spawn(upkeep::sweep(storage.clone(), config.gc_interval));
+    let scrub = tokio::spawn(upkeep::scrub(storage.clone(), config.scrub_rate));
     tokio::spawn(upkeep::give_back_memory());
 
     let readiness = Readiness::new(drain.watch());
@@ -98,6 +99,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
         tracing::warn!(left, "the grace is over: what is left is cut off");
     }
     upkeep.abort();
+    scrub.abort();
     drop(peers_end);
     let _ = tokio::time::timeout(config.grace, async { tokio::join!(data, peers) }).await;
     storage.flush().await;

@@ -327,6 +327,10 @@ section! {
         dir: Option<PathBuf> = None,
         /// `storage.keep`.
         keep: bool = true,
+        /// `storage.checkInterval`.
+        check_interval: Span = Span(storage::Config::default().check_interval),
+        /// `storage.scrubBandwidth`.
+        scrub_bandwidth: Size = Size(32 << 20),
         /// `storage.server`.
         server: StorageServer = StorageServer::default(),
     }

@@ -42,6 +42,8 @@ pub struct Config {
     pub share: bool,
     /// How often storage is swept.
     pub gc_interval: Duration,
+    /// How many bytes a second are checked while nobody reads them.
+    pub scrub_rate: u64,
     /// Downloads.
     pub tasks: p2p::Config,
     /// How origins and registries are reached.
@@ -140,6 +142,7 @@ impl Config {
             keep: file.storage.keep,
             share: !file.upload.disable_shared,
             gc_interval: positive(file.gc.interval.0, "gc.interval", place)?,
+            scrub_rate: file.storage.scrub_bandwidth.0,
             tasks: tasks(file, place)?,
             client: traffic::client(file, place)?,
             proxy: proxying::proxy(file, place)?,
@@ -256,6 +259,7 @@ fn storage(file: &File, place: Place<'_>) -> Result<storage::Config, UsageError>
         ttl: positive(policy.task_ttl.0, "gc.policy.taskTTL", place)?,
         high_percent: high,
         low_percent: low,
+        check_interval: file.storage.check_interval.0,
         ..storage::Config::default()
     })
 }

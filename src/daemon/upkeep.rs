@@ -22,6 +22,22 @@ pub(super) async fn give_back_memory() {
     }
 }
 
+/// How long after a round of checks the next one begins.
+const SCRUB_PAUSE: Duration = Duration::from_secs(60);
+/// A piece that nobody reads is checked again after so long.
+const SCRUB_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Checks what is stored for ever, at most `rate` bytes a second; with 0 nothing but what is read.
+pub(super) async fn scrub(storage: Storage, rate: u64) {
+    if rate == 0 {
+        return;
+    }
+    loop {
+        storage.scrub(rate, SCRUB_AGE).await;
+        tokio::time::sleep(SCRUB_PAUSE).await;
+    }
+}
+
 /// Sweeps storage for ever.
 pub(super) async fn sweep(storage: Storage, every: Duration) {
     let mut ticks = tokio::time::interval(every);

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use damselfly_core::swarm::{Offer, PieceFault, Registration, Report, SourceWish};
-use damselfly_core::{ByteRange, HostId, PeerId, PieceNumber, PieceSet, TaskId};
+use damselfly_core::{
+    ByteRange, Geometry, HostId, PeerId, PieceNumber, PieceSet, RangeWish, TaskId, default_piece_length,
+};
 use futures_util::StreamExt as _;
+use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -17,7 +21,7 @@ use super::download::{Action, End, Event};
 use super::driver::{Done, Driver, Happened, Word, unverified};
 use super::flight::Outcome;
 use super::piece_sync::{PieceSync, SyncError};
-use super::source::{self, Chunks, Step, Teller, Trouble};
+use super::source::{self, Chunks, Expected, Step, Teller, Trouble};
 use super::transport::{DataClient, FetchError, GivenTurn, TurnError};
 use crate::storage::{PieceWriter, StoredTask};
 
@@ -57,6 +61,12 @@ impl Driver {
             Action::StopSource => {
                 self.stop_source();
                 self.begun = None;
+            }
+            Action::ReadAside { range } => self.read_aside(range),
+            Action::StopAside => {
+                if let Some((_, work)) = self.aside.take() {
+                    work.abort();
+                }
             }
             Action::Finish | Action::Fail(_) => {}
         }
@@ -250,7 +260,7 @@ impl Driver {
         let under_way = self.under_way.take().filter(|_| range.is_none_or(|range| range.start() == 0));
         self.stop_source();
         self.runs += 1;
-        let range = self.resume(range);
+        let range = self.resume(range).or_else(|| self.first_guess(under_way.is_some()));
         self.asked = range;
         self.source_end = Arc::new(AtomicU64::new(u64::MAX));
         let run = self.runs;
@@ -282,6 +292,47 @@ impl Driver {
         self.source = Some((run, started));
     }
 
+    /// What to ask for while nobody knows the length: what the first reader wants, in pieces of the least length.
+    fn first_guess(&self, under_way: bool) -> Option<ByteRange> {
+        if under_way || self.stored.is_some() {
+            return None;
+        }
+        let least = default_piece_length(0);
+        match self.flight.first_wish()? {
+            RangeWish::Span(first, last) => {
+                let end = last.checked_add(1)?.checked_next_multiple_of(least)?;
+                ByteRange::new(first / least * least, end)
+            }
+            RangeWish::From(first) if first >= least => ByteRange::new(first / least * least, u64::MAX),
+            _ => None,
+        }
+    }
+
+    /// Reads a range beside the stream under way. What comes is kept piece by piece, like what a stopped stream has brought.
+    fn read_aside(&mut self, range: ByteRange) {
+        self.runs += 1;
+        let run = self.runs;
+        debug!(?range, "reads the source for a reader that is far ahead");
+        let Some(stored) = self.stored.clone() else { return };
+        let (backend, request) = (self.shared.parts.backend.clone(), self.spec.source.clone());
+        let expected = Expected { length: Some(stored.geometry().length()), ..self.spec.expected() };
+        let silence = self.shared.config.source_silence;
+        let teller = Teller { run, words: self.words.0.clone(), flight: Arc::clone(&self.flight) };
+        let work = self.start(async move {
+            match source::open(&backend, &request, Some(range), &expected).await {
+                Ok(opened) if opened.start == range.start() => {
+                    let (body, end) = (Chunks::new(opened.response.body, silence), AtomicU64::new(range.end()));
+                    let ended = source::copy(body, opened.start, &end, range.start(), None, &stored, &teller).await;
+                    debug!(?ended, "the stream for a reader that is far ahead ended");
+                }
+                refused => debug!(?refused, "no stream for a reader that is far ahead"),
+            }
+            teller.aside_ended().await;
+            Done::Nothing
+        });
+        self.aside = Some((run, work));
+    }
+
     /// `range`, less what a stream that was cut has already brought of its first piece.
     fn resume(&mut self, range: Option<ByteRange>) -> Option<ByteRange> {
         let (range, geometry) = (range?, self.stored.as_ref()?.geometry());
@@ -306,7 +357,8 @@ impl Driver {
             Ok(opened) => opened,
             Err(trouble) => return self.source_refused(trouble),
         };
-        if self.stored.is_none() {
+        let learned = self.stored.is_none();
+        if learned {
             // Before readers can see the file, so that who was admitted by this answer is not asked again.
             self.spec.admission.grant(&opened.response.headers);
             self.headers = opened.response.headers.clone();
@@ -327,8 +379,12 @@ impl Driver {
             return Ok(Happened::Event(Event::SourceEnded(End::Changed)));
         }
         self.spec.admission.grant(&opened.response.headers);
+        let gives = self.asked.filter(|_| learned).map(|asked| pieces_of(geometry, &opened, asked));
+        if gives.as_ref().is_some_and(|pieces| *pieces == (0..geometry.count())) {
+            self.asked = None;
+        }
         self.copy(opened, stored);
-        Ok(Happened::Event(Event::SourceOpened { geometry }))
+        Ok(Happened::Opened { geometry, gives })
     }
 
     fn copy(&mut self, opened: source::Opened, stored: StoredTask) {
@@ -401,6 +457,11 @@ impl Driver {
                 return Ok(Happened::Nothing);
             }
             Word::SourceEnded { end, .. } => return self.source_ended(end),
+            Word::AsideEnded { run } if self.aside.as_ref().is_some_and(|(now, _)| *now == run) => {
+                self.aside = None;
+                Event::AsideEnded
+            }
+            Word::AsideEnded { .. } => return Ok(Happened::Nothing),
             Word::Source { step: Step::Begun(_), .. } => return Ok(Happened::Nothing),
             Word::Source { step: Step::Progress(bytes), .. } => Event::SourceProgress { bytes },
             Word::Source { step: Step::Piece(piece, digest), .. } => Event::SourcePiece { piece, digest },
@@ -415,6 +476,19 @@ impl Driver {
     pub(super) fn source_run(&self) -> Option<u64> {
         self.source.as_ref().map(|(run, _)| *run)
     }
+}
+
+/// The pieces that an answer brings as a whole of which this range was asked for.
+fn pieces_of(geometry: Geometry, opened: &source::Opened, asked: ByteRange) -> Range<u32> {
+    let (length, piece) = (geometry.length(), geometry.piece_length());
+    if opened.response.status == StatusCode::OK {
+        return 0..geometry.count();
+    }
+    let end = asked.end().min(length);
+    if !opened.start.is_multiple_of(piece) || (end < length && !end.is_multiple_of(piece)) {
+        return 0..0;
+    }
+    ((opened.start / piece) as u32)..(end.div_ceil(piece) as u32)
 }
 
 /// Fetches a piece into the store and leaves it unfinished, for the machine to decide on. `None` if it is there already.

@@ -10,20 +10,21 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::{Future, pending};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use damselfly_core::swarm::{Answer, PieceFault, Report};
-use damselfly_core::{Audience, ByteRange, Geometry, Moment, PeerId, PieceNumber, PieceSet};
+use damselfly_core::{Audience, ByteRange, Geometry, Moment, PeerId, PieceNumber, PieceSet, RangeWish};
 use http::HeaderMap;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::download::{Action, Download, Event, Failure, ReaderId, Setup};
-use super::flight::{Flight, News, Outcome, Phase};
+use super::flight::{Flight, News, Outcome};
 use super::source::{self, Step, Trouble};
 use super::tasks::{Shared, TaskSpec};
 use super::transport::{FetchError, GivenTurn, TurnError};
@@ -31,7 +32,7 @@ use super::verify;
 use crate::backend::SourceResponse;
 use crate::net::NetError;
 use crate::scheduler_client::{Conversation, SchedulerLost};
-use crate::storage::{PieceWriter, StoredTask};
+use crate::storage::{PieceWriter, StorageError, StoredTask};
 
 /// How many words of work under way may wait for the driver; more make the work wait.
 const WORDS: usize = 256;
@@ -71,10 +72,26 @@ pub(crate) enum Done {
 
 /// What work says while it goes on.
 pub(crate) enum Word {
-    Source { run: u64, step: Step },
-    SourceEnded { run: u64, end: source::End },
-    Queues { parent: PeerId },
-    Has { parent: PeerId, piece: PieceNumber, data: SocketAddr },
+    Source {
+        run: u64,
+        step: Step,
+    },
+    SourceEnded {
+        run: u64,
+        end: source::End,
+    },
+    /// The stream for a reader that is far ahead has ended, well or not.
+    AsideEnded {
+        run: u64,
+    },
+    Queues {
+        parent: PeerId,
+    },
+    Has {
+        parent: PeerId,
+        piece: PieceNumber,
+        data: SocketAddr,
+    },
 }
 
 /// The driver of one download. Made by [`super::Tasks`], it runs until the download has ended.
@@ -98,6 +115,8 @@ pub(crate) struct Driver {
     pub(super) asks: HashMap<PeerId, (u64, AbortHandle)>,
     pub(super) given: HashMap<PeerId, GivenTurn>,
     pub(super) source: Option<(u64, AbortHandle)>,
+    /// The stream for a reader that is far ahead, with its number.
+    pub(super) aside: Option<(u64, AbortHandle)>,
     /// Where the source stream under way is to end.
     pub(super) source_end: Arc<AtomicU64>,
     pub(super) asked: Option<ByteRange>,
@@ -111,6 +130,8 @@ pub(crate) struct Driver {
     pub(super) data: HashMap<PeerId, SocketAddr>,
     pub(super) fetches: HashMap<(PeerId, PieceNumber), AbortHandle>,
     pub(super) arrived: BTreeMap<PieceNumber, PieceWriter>,
+    /// Some reader wants all of it.
+    whole_is_wanted: bool,
     verifying: bool,
     /// The machine has reported that it finished, and the whole's digest is still being computed.
     pub(super) finish_unsaid: bool,
@@ -140,6 +161,7 @@ impl Driver {
             asks: HashMap::new(),
             given: HashMap::new(),
             source: None,
+            aside: None,
             source_end: Arc::default(),
             asked: None,
             sent: false,
@@ -149,6 +171,7 @@ impl Driver {
             data: HashMap::new(),
             fetches: HashMap::new(),
             arrived: BTreeMap::new(),
+            whole_is_wanted: false,
             verifying: false,
             finish_unsaid: false,
             source_error: None,
@@ -197,21 +220,17 @@ impl Driver {
         }
     }
 
-    /// Opens what the store has of the task already, and checks what an earlier process wrote.
+    /// Opens what the store has of the task already. What an earlier process wrote is checked when somebody reads it.
     async fn prepare(&mut self) -> Result<(), Outcome> {
         let geometry = self.spec.known.as_ref().map(|known| self.spec.geometry(known.length));
         if let Some(stored) = self.shared.parts.storage.get(&self.flight.id) {
-            self.adopt(stored);
+            let wanted = self.flight.wanted(stored.geometry());
+            let admitting = stored.clone();
+            let admitted = tokio::task::spawn_blocking(move || admitting.admit(&wanted)).await;
+            self.adopt(stored_or(admitted.map(|admitted| admitted.map(|()| stored)))?);
         } else if let Some(geometry) = geometry {
             let geometry = geometry.ok_or_else(|| Outcome::Local("the content is too large to share".into()))?;
             self.create(geometry).await?;
-        }
-        if let Some(stored) = self.stored.clone() {
-            for piece in stored.unchecked().iter() {
-                if !stored.check(piece).await {
-                    warn!(%piece, "a stored piece does not have its digest any more: it is fetched again");
-                }
-            }
         }
         Ok(())
     }
@@ -219,26 +238,21 @@ impl Driver {
     pub(super) async fn create(&mut self, geometry: Geometry) -> Result<(), Outcome> {
         let storage = self.shared.parts.storage.clone();
         let new = self.spec.new_task(geometry, &self.headers);
-        let created = tokio::task::spawn_blocking(move || storage.create(new)).await;
-        match created {
-            Ok(Ok(stored)) => {
-                self.adopt(stored);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(Outcome::Local(error.to_string())),
-            Err(_) => Err(Outcome::Local("the content file was not made: the store task panicked".into())),
-        }
+        let wanted = self.flight.wanted(geometry);
+        let created = tokio::task::spawn_blocking(move || storage.create_for(new, &wanted)).await;
+        self.adopt(stored_or(created)?);
+        Ok(())
     }
 
     fn adopt(&mut self, stored: StoredTask) {
         self.flight.provenance().size(stored.geometry().count());
-        self.flight.set_phase(Phase::Ready(stored.clone()));
+        self.flight.set_stored(stored.clone());
         self.stored = Some(stored);
     }
 
     /// Whether every piece is here and the whole has its digest.
     fn all_here(&self) -> bool {
-        let whole = |stored: &StoredTask| stored.is_complete() && (stored.digest().is_none() || stored.is_verified());
+        let whole = |stored: &StoredTask| stored.is_held() && (stored.digest().is_none() || stored.is_verified());
         self.stored.as_ref().is_some_and(whole)
     }
 }
@@ -246,9 +260,21 @@ impl Driver {
 impl Drop for Driver {
     /// Whatever becomes of the driver, its readers are told, and whoever opens the task next starts afresh.
     fn drop(&mut self) {
+        if let Some(stored) = &self.stored {
+            stored.expect_nothing();
+        }
         self.shared.remove(&self.flight);
         self.flight.close_now();
         self.flight.end(Outcome::Local("the download stopped: its task panicked or was dropped".into()));
+    }
+}
+
+/// What the store gave, or why the download ends here.
+fn stored_or(opened: Result<Result<StoredTask, StorageError>, JoinError>) -> Result<StoredTask, Outcome> {
+    match opened {
+        Ok(Ok(stored)) => Ok(stored),
+        Ok(Err(error)) => Err(Outcome::Local(error.to_string())),
+        Err(_) => Err(Outcome::Local("the content file was not opened: the store's thread panicked".into())),
     }
 }
 
@@ -261,8 +287,9 @@ enum Ended {
 impl Driver {
     /// Runs one machine from its first event to its end.
     async fn download(&mut self, news: BTreeMap<ReaderId, News>) -> Outcome {
+        let mut losses = self.stored.as_ref().map(StoredTask::losses);
         let mut machine = Download::new(self.setup(), self.shared.now());
-        hear(&mut machine, self.shared.now(), news);
+        self.hear(&mut machine, news).await;
         let mut ended = None;
         loop {
             while let Some(action) = machine.poll() {
@@ -275,11 +302,26 @@ impl Driver {
             if let Some(outcome) = self.outcome(&ended).await {
                 return outcome;
             }
-            let event = match self.next(machine.deadline()).await {
+            if losses.is_none() {
+                losses = self.stored.as_ref().map(StoredTask::losses);
+            }
+            let event = match self.next(machine.deadline(), &mut losses).await {
                 Ok(Happened::Event(event)) => event,
-                Ok(Happened::News(news)) => {
-                    hear(&mut machine, self.shared.now(), news);
+                Ok(Happened::Lost) => {
+                    for piece in self.lost_pieces() {
+                        machine.handle(self.shared.now(), Event::PieceLost { piece });
+                    }
                     continue;
+                }
+                Ok(Happened::News(news)) => {
+                    self.hear(&mut machine, news).await;
+                    continue;
+                }
+                Ok(Happened::Opened { geometry, gives }) => {
+                    if let Some(pieces) = gives {
+                        machine.handle(self.shared.now(), Event::SourceGives { pieces });
+                    }
+                    Event::SourceOpened { geometry }
                 }
                 Ok(Happened::Nothing) => continue,
                 Err(outcome) => return outcome,
@@ -288,12 +330,39 @@ impl Driver {
         }
     }
 
+    /// Puts the readers' news to the machine.
+    async fn hear(&mut self, machine: &mut Download, news: BTreeMap<ReaderId, News>) {
+        if news.values().any(|news| news.wants.is_some()) {
+            self.whole_is_wanted |= news.values().any(|news| matches!(news.wants, Some(wish) if is_whole(wish)));
+            expect(self.stored.clone(), &self.flight).await;
+        }
+        let now = self.shared.now();
+        for (reader, News { wants, at, gone }) in news {
+            if let Some(wish) = wants {
+                machine.handle(now, Event::ReaderWants { reader, wish });
+            }
+            if let Some(offset) = at {
+                machine.handle(now, Event::ReaderAt { reader, offset });
+            }
+            if gone {
+                machine.handle(now, Event::ReaderGone { reader });
+            }
+        }
+    }
+
+    /// The pieces that the store does not have; which of them it had is the machine's to know.
+    fn lost_pieces(&self) -> Vec<PieceNumber> {
+        let Some(stored) = &self.stored else { return Vec::new() };
+        let held = stored.held_pieces();
+        stored.geometry().pieces().filter(|&piece| !held.contains(piece)).collect()
+    }
+
     fn setup(&self) -> Setup {
         let geometry = self.stored.as_ref().map(StoredTask::geometry);
         Setup {
             config: self.shared.config.download.clone(),
             geometry,
-            have: self.stored.as_ref().map_or_else(|| PieceSet::empty(0), StoredTask::have),
+            have: self.stored.as_ref().map_or_else(|| PieceSet::empty(0), StoredTask::held_pieces),
             // What is for this host alone is nobody else's business.
             scheduler: self.spec.audience != Audience::Host,
             source: self.spec.source_wish,
@@ -307,6 +376,13 @@ impl Driver {
 pub(super) enum Happened {
     Event(Event),
     News(BTreeMap<ReaderId, News>),
+    /// The store has a piece no longer that it had.
+    Lost,
+    /// The source has answered; with these pieces and no others, where that was asked for before the length was known.
+    Opened {
+        geometry: Geometry,
+        gives: Option<Range<u32>>,
+    },
     /// Something that the machine need not know.
     Nothing,
 }
@@ -316,7 +392,11 @@ impl Driver {
     ///
     /// # Errors
     /// The outcome, where what happened ends the download whatever the machine would say.
-    async fn next(&mut self, deadline: Option<Moment>) -> Result<Happened, Outcome> {
+    async fn next(
+        &mut self,
+        deadline: Option<Moment>,
+        losses: &mut Option<watch::Receiver<u64>>,
+    ) -> Result<Happened, Outcome> {
         let deadline = deadline.map(|moment| self.shared.instant(moment));
         tokio::select! {
             Some(done) = self.work.join_next() => match done {
@@ -331,6 +411,7 @@ impl Driver {
                 Said::Gone => Happened::Event(self.lose_scheduler()),
             }),
             news = self.flight.news() => Ok(Happened::News(news)),
+            () = next_loss(losses) => Ok(Happened::Lost),
             () = sleep(deadline) => Ok(Happened::Event(Event::Timer)),
         }
     }
@@ -399,10 +480,13 @@ impl Driver {
         self.work.spawn(work.in_current_span())
     }
 
-    /// Starts hashing the whole content, once there is a file and if its digest is known.
+    /// Starts hashing the whole content, once there is a file and if its digest is known and all of it is here or comes.
     fn start_verifying(&mut self) {
         let Some(stored) = self.stored.clone().filter(|stored| !stored.is_verified()) else { return };
         let Some(digest) = stored.digest().filter(|_| !self.verifying) else { return };
+        if !(self.whole_is_wanted || stored.is_held()) {
+            return;
+        }
         self.verifying = true;
         self.start(async move { Done::Verified(verify::agrees(&stored, digest).await) });
     }
@@ -474,22 +558,19 @@ impl Driver {
 
 /// Whether everything is there but not known to have the digest that names it.
 pub(super) fn unverified(stored: &StoredTask) -> bool {
-    stored.is_complete() && stored.digest().is_some() && !stored.is_verified()
+    stored.is_held() && stored.digest().is_some() && !stored.is_verified()
 }
 
-/// Puts the readers' news to the machine.
-fn hear(machine: &mut Download, now: Moment, news: BTreeMap<ReaderId, News>) {
-    for (reader, News { wants, at, gone }) in news {
-        if let Some(wish) = wants {
-            machine.handle(now, Event::ReaderWants { reader, wish });
-        }
-        if let Some(offset) = at {
-            machine.handle(now, Event::ReaderAt { reader, offset });
-        }
-        if gone {
-            machine.handle(now, Event::ReaderGone { reader });
-        }
-    }
+/// Has room kept for what readers want who joined. Where there is none they were told so, or the store will.
+async fn expect(stored: Option<StoredTask>, flight: &Flight) {
+    let Some(stored) = stored else { return };
+    let wanted = flight.wanted(stored.geometry());
+    let _ = tokio::task::spawn_blocking(move || stored.admit(&wanted)).await;
+}
+
+/// Whether a reader wants every byte, whatever the length.
+fn is_whole(wish: RangeWish) -> bool {
+    matches!(wish, RangeWish::Whole | RangeWish::From(0))
 }
 
 /// What came of a moment's conversation with the scheduler.
@@ -515,6 +596,16 @@ async fn converse(conversation: &mut Option<Conversation>, outbox: &mut VecDeque
             _ => Said::Gone,
         },
     }
+}
+
+/// Waits until the store has lost a piece.
+async fn next_loss(losses: &mut Option<watch::Receiver<u64>>) {
+    if let Some(losses) = losses
+        && losses.changed().await.is_ok()
+    {
+        return;
+    }
+    pending().await
 }
 
 async fn sleep(deadline: Option<Instant>) {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use damselfly_core::{PeerId, PieceNumber, PieceSet, RangeWish, TaskId};
+use damselfly_core::{Geometry, PeerId, PieceNumber, PieceSet, RangeWish, TaskId};
 use tokio::sync::{Notify, watch};
 
 use super::download::ReaderId;
@@ -19,14 +19,12 @@ use crate::net::NetError;
 use crate::storage::StoredTask;
 
 /// How far the download is, as its readers need to know it.
-#[derive(Clone, Debug)]
-pub(crate) enum Phase {
-    /// Neither the length nor the first byte is known.
-    Resolving,
-    /// The geometry is known and there is a file: follow it.
-    Ready(StoredTask),
-    /// Nothing more will come.
-    Ended(Outcome),
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Phase {
+    /// The content, once its length is known: follow it. It stays when the download has ended.
+    pub(crate) stored: Option<StoredTask>,
+    /// How it ended; nothing more will come.
+    pub(crate) outcome: Option<Outcome>,
 }
 
 /// How a download ended.
@@ -62,7 +60,8 @@ pub(crate) struct News {
 #[derive(Debug, Default)]
 struct Seats {
     next: u64,
-    taken: usize,
+    /// What each reader wants that has not left.
+    taken: BTreeMap<ReaderId, RangeWish>,
     news: BTreeMap<ReaderId, News>,
     closed: bool,
 }
@@ -84,7 +83,7 @@ impl Flight {
         Arc::new(Self {
             id,
             peer,
-            phase: watch::Sender::new(Phase::Resolving),
+            phase: watch::Sender::default(),
             seats: Mutex::default(),
             bell: Notify::new(),
             provenance: Provenance::default(),
@@ -99,7 +98,7 @@ impl Flight {
         }
         let reader = ReaderId(seats.next);
         seats.next += 1;
-        seats.taken += 1;
+        seats.taken.insert(reader, wish);
         seats.news.insert(reader, News { wants: Some(wish), ..News::default() });
         drop(seats);
         self.bell.notify_one();
@@ -133,19 +132,36 @@ impl Flight {
 
     /// How many readers there are.
     pub(crate) fn readers(&self) -> usize {
-        self.seats().taken
+        self.seats().taken.len()
     }
 
-    pub(crate) fn set_phase(&self, phase: Phase) {
-        self.phase.send_replace(phase);
+    /// What the first of them wants.
+    pub(crate) fn first_wish(&self) -> Option<RangeWish> {
+        self.seats().taken.values().next().copied()
+    }
+
+    /// The pieces that they want, of a content that is cut like this.
+    pub(crate) fn wanted(&self, geometry: Geometry) -> PieceSet {
+        let mut wanted = PieceSet::empty(geometry.count());
+        for wish in self.seats().taken.values() {
+            if let Some(range) = wish.resolve(geometry.length()) {
+                wanted.extend(geometry.covering(range));
+            }
+        }
+        wanted
+    }
+
+    /// Readers can follow this content from now on.
+    pub(crate) fn set_stored(&self, stored: StoredTask) {
+        self.phase.send_modify(|phase| phase.stored = Some(stored));
     }
 
     /// Says how the download ended, unless that was said.
     pub(crate) fn end(&self, outcome: Outcome) {
         self.phase.send_if_modified(|phase| {
-            let ends = !matches!(phase, Phase::Ended(_));
+            let ends = phase.outcome.is_none();
             if ends {
-                *phase = Phase::Ended(outcome);
+                phase.outcome = Some(outcome);
             }
             ends
         });
@@ -187,7 +203,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.flight.seats();
-        seats.taken -= 1;
+        seats.taken.remove(&self.reader);
         tell(&mut seats, self.reader, |news| news.gone = true);
         drop(seats);
         self.flight.bell.notify_one();

@@ -65,9 +65,9 @@ pub(crate) async fn open(
     expected: &Expected,
 ) -> Result<Opened, Trouble> {
     // Everything is asked without a Range header: that is the plainest request there is.
-    let asked = range.filter(|range| range.start() > 0 || expected.length.is_some_and(|length| range.end() < length));
+    let asked = range.filter(|range| range.start() > 0 || expected.length.is_none_or(|length| range.end() < length));
     let span = asked.map(|range| {
-        let open_ended = expected.length == Some(range.end());
+        let open_ended = expected.length == Some(range.end()) || range.end() == u64::MAX;
         (range.start(), (!open_ended).then_some(range.end()))
     });
     let validators = expected.validators.is_strong().then_some(&expected.validators);
@@ -84,7 +84,9 @@ pub(crate) fn judge(
 ) -> Result<Opened, Trouble> {
     match response.status {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT if response.may_be_stored() => {}
-        StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => return Err(Trouble::Changed),
+        StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() && expected.length.is_some() => {
+            return Err(Trouble::Changed);
+        }
         _ => return Err(Trouble::Refused(response)),
     }
     if expected.by_digest && response.is_page() {
@@ -146,6 +148,11 @@ impl Teller {
     /// Tells how it ended, behind everything else.
     pub(crate) async fn end(&self, end: End) {
         self.say(Word::SourceEnded { run: self.run, end }).await;
+    }
+
+    /// Tells that a stream for a reader that is far ahead has ended.
+    pub(crate) async fn aside_ended(&self) {
+        self.say(Word::AsideEnded { run: self.run }).await;
     }
 
     async fn say(&self, word: Word) {

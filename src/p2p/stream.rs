@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use damselfly_core::{ByteRange, TaskId};
+use damselfly_core::{ByteRange, PieceNumber, TaskId};
 use futures_util::{Stream, StreamExt as _, stream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -20,11 +20,18 @@ use tokio::sync::watch;
 
 use super::flight::{Outcome, Phase, Provenance, Seat, Traffic};
 use super::rescue::Rescue;
+use super::tasks::Again;
 use crate::storage::StoredTask;
 
 /// The most bytes that one read of the content file takes. Measured: smaller reads cost more processor time a byte,
 /// larger ones save none.
 const READ_LENGTH: u64 = 256 << 10;
+
+/// How often in a row a read of bytes that are there may fail before the reader leaves the store.
+const MAX_MISSES: u32 = 16;
+
+/// How often a reader has what is missing downloaded again before anything more came.
+const AGAIN_TRIES: u32 = 3;
 
 /// How many bytes at the end stay back until the content's digest agrees.
 pub const HELD_TAIL: u64 = 16 << 10;
@@ -67,6 +74,7 @@ impl ContentStream {
         range: ByteRange,
         headers: HeaderMap,
         seat: Option<Seat>,
+        again: Again,
         rescue: Option<Rescue>,
     ) -> Self {
         let traffic = Arc::new(Traffic::default());
@@ -80,6 +88,10 @@ impl ContentStream {
             traffic: Arc::clone(&traffic),
             seat,
             stored: stored.clone(),
+            again,
+            tries: AGAIN_TRIES,
+            checked: None,
+            misses: 0,
             rescue,
             rest: None,
         };
@@ -95,7 +107,7 @@ impl ContentStream {
             range,
             left: range.len(),
             headers,
-            complete: stored.have().is_full(),
+            complete: stored.is_held(),
             stored,
             traffic,
             bytes: Box::pin(bytes),
@@ -174,6 +186,13 @@ struct Follower {
     phase: Option<watch::Receiver<Phase>>,
     seat: Option<Seat>,
     traffic: Arc<Traffic>,
+    again: Again,
+    /// How often it may still be used.
+    tries: u32,
+    /// The piece that it made sure of before it read from it.
+    checked: Option<PieceNumber>,
+    /// How often in a row bytes that were there could not be read.
+    misses: u32,
     rescue: Option<Rescue>,
     rest: Option<Bytestream>,
 }
@@ -226,15 +245,29 @@ impl Follower {
         loop {
             // Both are looked at before the store, so that nothing that comes in between is missed.
             self.changed.borrow_and_update();
-            let ended = self.phase.as_mut().map(|phase| phase.borrow_and_update().clone());
-            let end = self.readable_end(matches!(ended, Some(Phase::Ended(Outcome::Done))));
+            let phase = self.phase.as_mut().map(|phase| phase.borrow_and_update().clone());
+            // Without a download all that is wanted was here when the reader came.
+            let done = phase.as_ref().is_none_or(|phase| matches!(phase.outcome, Some(Outcome::Done)));
+            let end = self.readable_end(done);
             if end > self.at {
                 return Ok(end);
             }
-            match ended {
-                Some(Phase::Ended(outcome)) => return Err(broken(&outcome)),
-                Some(_) => {}
-                None => return Err(Broken::Local("the stored content went away".into())),
+            let piece = self.stored.geometry().piece_at(self.at);
+            if let Some(piece) = piece.filter(|&piece| self.stored.is_unchecked(piece)) {
+                // Good or bad: the next look finds out.
+                self.stored.check(piece).await;
+                continue;
+            }
+            match phase {
+                Some(Phase { outcome: Some(outcome), .. }) if !done => return Err(broken(&outcome)),
+                Some(Phase { stored: Some(stored), .. }) if !stored.is_same(&self.stored) => {
+                    return Err(Broken::Local("the stored content was replaced".into()));
+                }
+                Some(Phase { outcome: None, .. }) => {}
+                _ => {
+                    self.download_again()?;
+                    continue;
+                }
             }
             let Some(phase) = &mut self.phase else { continue };
             tokio::select! {
@@ -244,6 +277,19 @@ impl Follower {
                 },
             }
         }
+    }
+
+    /// Has what is left downloaded: the store has lost a piece that it had.
+    fn download_again(&mut self) -> Result<(), Broken> {
+        let left = ByteRange::new(self.at, self.range.end());
+        let (Some(left), Some(tries)) = (left, self.tries.checked_sub(1)) else {
+            return Err(Broken::Local("the stored content went away".into()));
+        };
+        self.tries = tries;
+        let seat = self.again.join(left).map_err(|error| Broken::Local(error.to_string()))?;
+        self.phase = Some(seat.flight().phase());
+        self.seat = Some(seat);
+        Ok(())
     }
 
     fn readable_end(&self, done: bool) -> u64 {
@@ -259,12 +305,25 @@ impl Follower {
     /// Reads up to `end`; `None` if the bytes were withdrawn meanwhile (a source stream broke off) and come again.
     async fn read(&mut self, end: u64) -> Result<Option<Bytes>, Broken> {
         let geometry = self.stored.geometry();
-        let piece_end = geometry.piece_at(self.at).and_then(|piece| geometry.span(piece)).map_or(end, ByteRange::end);
+        let piece = geometry.piece_at(self.at);
+        if piece != self.checked
+            && let Some(piece) = piece.filter(|&piece| self.stored.has(piece))
+        {
+            // What was good when it was written may not be any more.
+            if !self.stored.check(piece).await {
+                return Ok(None);
+            }
+            self.checked = Some(piece);
+        }
+        let piece_end = piece.and_then(|piece| geometry.span(piece)).map_or(end, ByteRange::end);
         let end = end.min(piece_end).min(self.at + READ_LENGTH);
         let range = ByteRange::new(self.at, end).ok_or_else(|| Broken::Local("a reader ran ahead".into()))?;
         let bytes = match self.stored.read(range).await {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.misses < MAX_MISSES => {
+                (self.misses, self.checked) = (self.misses + 1, None);
+                return Ok(None);
+            }
             Err(error) => return Err(Broken::Local(format!("cannot read: {error}"))),
         };
         if bytes.len() as u64 != range.len() {
@@ -272,6 +331,7 @@ impl Follower {
         }
         self.count(bytes.len() as u64);
         self.at = end;
+        (self.tries, self.misses) = (AGAIN_TRIES, 0);
         if let Some(seat) = &self.seat
             && end == piece_end
         {

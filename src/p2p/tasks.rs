@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use damselfly_core::swarm::{Held, Holding, HostInfo, Origin, SourceWish};
 use damselfly_core::{
-    Audience, Geometry, Identity, Moment, PeerId, RangeWish, TaskId, default_piece_length, short_piece_length,
+    Audience, ByteRange, Geometry, Identity, Moment, PeerId, PieceSet, RangeWish, TaskId, default_piece_length,
+    short_piece_length,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::{oneshot, watch};
@@ -27,6 +28,9 @@ use crate::backend::{Backend, SourceRequest, SourceResponse};
 use crate::net::NetError;
 use crate::scheduler_client::SchedulerClient;
 use crate::storage::{DroppedTask, NewTask, Storage, StoredTask};
+
+/// A reader so many pieces ahead of the source stream gets a stream of its own.
+const FAR: u32 = 8;
 
 /// How often an opener joins again when the download that it joined had just ended.
 const JOIN_TRIES: u32 = 4;
@@ -243,7 +247,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            download: download::Config::default(),
+            download: download::Config { far: FAR, ..download::Config::default() },
             max_downloads: 512,
             stall: Duration::from_secs(3),
             source_silence: Duration::from_secs(60),
@@ -289,7 +293,7 @@ impl Tasks {
 
     /// Whether this host holds the whole task, or is downloading it.
     pub fn holds(&self, id: &TaskId) -> bool {
-        self.0.flights().contains_key(id) || self.0.parts.storage.get(id).is_some_and(|stored| stored.is_complete())
+        self.0.flights().contains_key(id) || self.0.parts.storage.get(id).is_some_and(|stored| stored.is_held())
     }
 
     /// Whom the stored content of a task may be given to; `None` where nothing is stored.
@@ -379,7 +383,7 @@ impl Tasks {
     ) -> Result<Opened, OpenError> {
         let id = spec.identity.task_id();
         for _ in 0..JOIN_TRIES {
-            if let Some(stored) = self.0.parts.storage.get(&id).filter(ready_to_read) {
+            if let Some(stored) = self.0.parts.storage.get(&id).filter(|stored| can_read(stored, wish)) {
                 return Ok(self.0.content(stored, wish, &spec, None));
             }
             let opened = match self.0.join_or_start(&spec, wish, &mut under_way) {
@@ -450,6 +454,23 @@ impl Shared {
     }
 }
 
+/// How a reader gets what the store has no longer: by a download of what is left of its range.
+pub(crate) struct Again {
+    shared: Arc<Shared>,
+    spec: TaskSpec,
+}
+
+impl Again {
+    /// Joins the download under way, or starts one.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn join(&self, range: ByteRange) -> Result<Seat, OpenError> {
+        let wish = RangeWish::Span(range.start(), range.end().saturating_sub(1));
+        Ok(self.shared.join_or_start(&self.spec, wish, &mut None)?.0)
+    }
+}
+
 /// The part that this host takes in one task: always the same, so that a scheduler which hears of it twice knows it.
 fn peer_id(host: &HostInfo, task: &TaskId) -> PeerId {
     let hash = blake3::keyed_hash(task.as_bytes(), host.id.as_str().as_bytes());
@@ -457,26 +478,50 @@ fn peer_id(host: &HostInfo, task: &TaskId) -> PeerId {
     PeerId::new(host.ip, &host.hostname, bits, host.seed)
 }
 
-/// Whether a reader needs no download: everything is here and checked.
-fn ready_to_read(stored: &StoredTask) -> bool {
-    stored.is_complete() && (stored.digest().is_none() || stored.is_verified())
+/// Whether a reader needs no download: everything that it wants is here. A whole whose digest is known must have been
+/// compared with it once.
+fn can_read(stored: &StoredTask, wish: RangeWish) -> bool {
+    let length = stored.geometry().length();
+    match wish.resolve(length) {
+        None => true,
+        Some(range) if range.len() == length => stored.is_held() && (stored.digest().is_none() || stored.is_verified()),
+        Some(range) => stored.holds(range),
+    }
+}
+
+/// Whether the store has room for what a reader wants, who may have joined a download that wants less.
+async fn fits(stored: &StoredTask, wish: RangeWish) -> bool {
+    let geometry = stored.geometry();
+    let Some(range) = wish.resolve(geometry.length()) else { return true };
+    let mut wanted = PieceSet::empty(geometry.count());
+    wanted.extend(geometry.covering(range));
+    let stored = stored.clone();
+    tokio::task::spawn_blocking(move || stored.would_fit(&wanted)).await.unwrap_or(false)
 }
 
 impl Shared {
     /// Waits until the download knows its length or has ended; `None` means: it is over, open again.
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         seat: Seat,
         origin: Option<oneshot::Receiver<SourceResponse>>,
         wish: RangeWish,
         spec: &TaskSpec,
     ) -> Result<Option<Opened>, OpenError> {
         let mut phase = seat.flight().phase();
-        let settled = phase.wait_for(|phase| !matches!(phase, Phase::Resolving)).await.map(|phase| phase.clone());
-        let outcome = match settled {
-            Ok(Phase::Ready(stored)) => return Ok(Some(self.content(stored, wish, spec, Some(seat)))),
-            Ok(Phase::Ended(outcome)) => outcome,
-            Ok(Phase::Resolving) | Err(_) => return Err(OpenError::Local("the download was given up".into())),
+        let settled = phase.wait_for(|phase| phase.stored.is_some() || phase.outcome.is_some()).await;
+        let outcome = match settled.map(|phase| phase.clone()) {
+            // What was asked of it is in the store, whether it goes on or has ended meanwhile.
+            Ok(Phase { stored: Some(stored), outcome: None | Some(Outcome::Done) }) => {
+                if !fits(&stored, wish).await {
+                    return Err(OpenError::Local("the store has no room for what is wanted".into()));
+                }
+                return Ok(Some(self.content(stored, wish, spec, Some(seat))));
+            }
+            Ok(Phase { outcome: Some(outcome), .. }) => outcome,
+            Ok(Phase { outcome: None, .. }) | Err(_) => {
+                return Err(OpenError::Local("the download was given up".into()));
+            }
         };
         // The starter gets the origin's own answer back, whatever else was the matter.
         if let Some(mut origin) = origin
@@ -494,7 +539,7 @@ impl Shared {
         }
     }
 
-    fn content(&self, stored: StoredTask, wish: RangeWish, spec: &TaskSpec, seat: Option<Seat>) -> Opened {
+    fn content(self: &Arc<Self>, stored: StoredTask, wish: RangeWish, spec: &TaskSpec, seat: Option<Seat>) -> Opened {
         let length = stored.geometry().length();
         match wish.resolve(length) {
             None => Opened::Unsatisfiable { length },
@@ -503,7 +548,8 @@ impl Shared {
                     Some(known) => known.headers.clone(),
                     None => kept_headers(&stored),
                 };
-                Opened::Content(ContentStream::new(stored, range, headers, seat, self.rescue(spec)))
+                let again = Again { shared: Arc::clone(self), spec: spec.clone() };
+                Opened::Content(ContentStream::new(stored, range, headers, seat, again, self.rescue(spec)))
             }
         }
     }

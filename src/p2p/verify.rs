@@ -11,7 +11,8 @@ const READ_LENGTH: u64 = 1 << 20;
 
 /// Follows `stored` from its first piece to its last and says whether the whole has `digest`.
 ///
-/// Waits for pieces that are not there yet for as long as it takes; whoever no longer wants to know drops the future.
+/// Waits for pieces that are not there yet for as long as it takes, and checks those of an earlier process; whoever no
+/// longer wants to know drops the future.
 ///
 /// # Errors
 /// The content file cannot be read.
@@ -43,7 +44,7 @@ async fn wait_for(stored: &StoredTask, piece: PieceNumber) -> std::io::Result<()
     let mut changed = stored.pieces_changed();
     loop {
         changed.borrow_and_update();
-        if stored.has(piece) {
+        if stored.check(piece).await {
             return Ok(());
         }
         changed.changed().await.map_err(std::io::Error::other)?;

@@ -50,6 +50,8 @@ struct Task {
     have: u32,
     /// Pieces of an earlier run that are still to be checked.
     unchecked: u32,
+    /// Bytes of the pieces that are here.
+    held: u64,
     /// Whether the whole agreed with its digest.
     verified: bool,
     /// Whether every caller's own registry has to be asked before the content is given out.
@@ -79,6 +81,7 @@ impl Task {
             pieces: geometry.count(),
             have: summary.have,
             unchecked: summary.unchecked,
+            held: summary.held,
             verified: summary.verified,
             private: summary.audience != Audience::Public,
             in_use: summary.in_use,

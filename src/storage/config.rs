@@ -7,12 +7,14 @@ use std::time::Duration;
 pub struct Config {
     /// The storage's own directory; made if it is missing.
     pub dir: PathBuf,
-    /// The most bytes that all tasks together may reserve. `u64::MAX`: only the disk bounds them.
+    /// The most bytes that all pieces together may take. `u64::MAX`: only the disk bounds them.
     pub quota: u64,
-    /// Bytes of the file system that are always left free when a task starts.
+    /// Bytes of the file system that are always left free.
     pub keep_free: u64,
     /// A task that nobody has used for this long is removed by [`super::Storage::sweep`].
     pub ttl: Duration,
+    /// A piece whose last check is longer ago is checked before it is read.
+    pub check_interval: Duration,
     /// Above this use of the file system a sweep evicts tasks …
     pub high_percent: u8,
     /// … until its use is at most this.
@@ -26,6 +28,7 @@ impl Default for Config {
             quota: u64::MAX,
             keep_free: 256 << 20,
             ttl: Duration::from_secs(7 * 24 * 3600),
+            check_interval: Duration::from_secs(600),
             high_percent: 90,
             low_percent: 80,
         }
@@ -38,7 +41,7 @@ pub enum StorageError {
     /// Neither quota nor disk has room, and nothing may be evicted. Go on without storing.
     #[error("no room for {needed} bytes: {room} are left and nothing more may be evicted")]
     Full {
-        /// What the task needs.
+        /// What is wanted of the task.
         needed: u64,
         /// What there is, after everything that may go is gone.
         room: u64,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Audience, ByteRange, Geometry, PieceDigest, PieceNumber, TaskId};
+use damselfly_core::{Audience, ByteRange, Geometry, PieceDigest, PieceNumber, PieceSet, TaskId};
 
 use super::{Config, DroppedTask, MAX_READ, NewTask, Storage, StorageError, StoredTask, Swept};
 
@@ -36,6 +36,7 @@ pub(super) fn config(dir: &tempfile::TempDir) -> Config {
         ttl: Duration::from_secs(100),
         high_percent: 100,
         low_percent: 100,
+        ..Config::default()
     }
 }
 
@@ -73,6 +74,19 @@ pub(super) async fn fill(task: &StoredTask, piece: u32) -> PieceDigest {
     writer.finish().unwrap()
 }
 
+pub(super) fn whole() -> PieceSet {
+    PieceSet::full(3)
+}
+
+/// A task that is there as a whole.
+pub(super) async fn filled(storage: &Storage, number: u8) -> StoredTask {
+    let task = storage.create_for(new_task(number), &whole()).unwrap();
+    for piece in 0..3 {
+        fill(&task, piece).await;
+    }
+    task
+}
+
 macro_rules! conformance {
     ($($name:ident),+ $(,)?) => {
         mod disk { $(#[tokio::test] async fn $name() { super::$name(super::on_disk()).await; })+ }
@@ -91,6 +105,10 @@ conformance!(
     reads_are_bounded_and_only_of_what_is_there,
     the_least_recently_used_goes_first_and_the_held_stay,
     what_can_never_fit_evicts_nothing,
+    a_task_takes_room_for_its_pieces_only,
+    nothing_goes_for_a_task_that_writes_nothing,
+    what_one_download_was_promised_no_other_gets,
+    what_is_given_up_takes_no_room,
     creating_again_returns_the_same_or_replaces,
     removed_tasks_are_gone_for_others,
     what_is_removed_is_known_until_it_is_stored_again,
@@ -249,35 +267,116 @@ async fn reads_are_bounded_and_only_of_what_is_there(setup: Setup) {
 
 async fn the_least_recently_used_goes_first_and_the_held_stay(setup: Setup) {
     let storage = &setup.storage;
-    let held = storage.create(new_task(0)).unwrap();
+    let held = filled(storage, 0).await;
     for number in 1..10 {
-        drop(storage.create(new_task(number)).unwrap());
+        drop(filled(storage, number).await);
     }
     assert_eq!(storage.usage().bytes, 10 * LENGTH);
     drop(storage.get(&id(1)).unwrap());
     assert!(storage.peek(&id(2)).is_some(), "a look is not a use");
-    drop(storage.create(new_task(10)).unwrap());
-    drop(storage.create(new_task(11)).unwrap());
+    drop(filled(storage, 10).await);
+    drop(filled(storage, 11).await);
     let there: Vec<u8> = (0..12).filter(|&number| storage.peek(&id(number)).is_some()).collect();
     assert_eq!(there, [0, 1, 4, 5, 6, 7, 8, 9, 10, 11]);
     assert_eq!(storage.metrics().evictions.get(), 2);
     let all: Vec<_> = there[1..].iter().map(|&number| storage.get(&id(number)).unwrap()).collect();
-    assert!(matches!(storage.create(new_task(12)), Err(StorageError::Full { .. })), "all are held");
-    drop((all, held));
-    storage.create(new_task(12)).unwrap();
+    assert!(matches!(storage.create_for(new_task(12), &whole()), Err(StorageError::Full { .. })), "all are held");
+    assert!(storage.peek(&id(12)).is_none(), "nothing is left behind");
+    let task = storage.create(new_task(12)).unwrap();
+    let mut writer = task.claim(PieceNumber(0)).unwrap();
+    assert_eq!(writer.write(bytes_of(writer.span())).await.unwrap_err().kind(), ErrorKind::StorageFull);
+    drop((all, held, writer, task));
+    drop(filled(storage, 12).await);
 }
 
 async fn what_can_never_fit_evicts_nothing(setup: Setup) {
     let storage = &setup.storage;
-    drop(storage.create(new_task(1)).unwrap());
-    let geometry = Geometry::of_length(10 * LENGTH + 1).unwrap();
-    let error = storage.create(NewTask { geometry, ..new_task(2) }).unwrap_err();
+    drop(filled(storage, 1).await);
+    let geometry = Geometry::new(10 * LENGTH + 1, LENGTH).unwrap();
+    let wanted = PieceSet::full(geometry.count());
+    let error = storage.create_for(NewTask { geometry, ..new_task(2) }, &wanted).unwrap_err();
     assert!(matches!(error, StorageError::Full { .. }), "{error}");
     assert!(storage.peek(&id(1)).is_some());
     assert!(storage.peek(&id(2)).is_none());
-    let geometry = Geometry::of_length(10 * LENGTH).unwrap();
-    storage.create(NewTask { geometry, ..new_task(2) }).unwrap();
-    assert!(storage.peek(&id(1)).is_none());
+    let mut few = PieceSet::empty(geometry.count());
+    few.extend([PieceNumber(0), PieceNumber(10)]);
+    storage.create_for(NewTask { geometry, ..new_task(2) }, &few).unwrap();
+    assert!(storage.peek(&id(1)).is_some());
+}
+
+async fn a_task_takes_room_for_its_pieces_only(setup: Setup) {
+    let storage = &setup.storage;
+    let geometry = Geometry::new(1 << 40, 1 << 30).unwrap();
+    let long = storage.create(NewTask { geometry, ..new_task(1) });
+    // Memory may not have so much of it to give.
+    if let Ok(long) = long {
+        assert_eq!((storage.usage().bytes, long.geometry().length()), (0, 1 << 40));
+    }
+    let task = storage.create(new_task(2)).unwrap();
+    fill(&task, 2).await;
+    assert_eq!(storage.usage().bytes, 1234);
+    fill(&task, 0).await;
+    assert_eq!(storage.usage().bytes, 1234 + PIECE);
+    assert_eq!(storage.list().iter().find(|listed| listed.id == id(2)).unwrap().held, 1234 + PIECE);
+    drop(task);
+    storage.remove(&id(2));
+    assert_eq!(storage.usage().bytes, 0);
+}
+
+async fn nothing_goes_for_a_task_that_writes_nothing(setup: Setup) {
+    let storage = &setup.storage;
+    for number in 0..10 {
+        drop(filled(storage, number).await);
+    }
+    for number in 10..20 {
+        drop(storage.create_for(new_task(number), &whole()).unwrap());
+    }
+    assert!((0..10).all(|number| storage.peek(&id(number)).is_some_and(|task| task.is_complete())));
+    assert_eq!(storage.metrics().evictions.get(), 0);
+    // One piece costs the oldest task, and no other.
+    fill(&storage.get(&id(10)).unwrap(), 2).await;
+    let there: Vec<u8> = (0..10).filter(|&number| storage.peek(&id(number)).is_some()).collect();
+    assert_eq!(there, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+}
+
+async fn what_one_download_was_promised_no_other_gets(setup: Setup) {
+    let storage = &setup.storage;
+    let geometry = Geometry::new(8 * LENGTH, LENGTH).unwrap();
+    let wanted = PieceSet::full(8);
+    let first = storage.create_for(NewTask { geometry, ..new_task(1) }, &wanted).unwrap();
+    assert!(matches!(
+        storage.create_for(NewTask { geometry, ..new_task(2) }, &wanted),
+        Err(StorageError::Full { needed, room }) if (needed, room) == (8 * LENGTH, 2 * LENGTH)
+    ));
+    let second = storage.create_for(new_task(3), &whole()).unwrap();
+    second.admit(&whole()).unwrap();
+    assert!(second.would_fit(&whole()), "what was promised is not asked for again");
+    let third = storage.create_for(new_task(4), &whole()).unwrap();
+    assert!(!storage.create(new_task(5)).unwrap().would_fit(&whole()));
+    first.expect_nothing();
+    storage.create_for(NewTask { geometry, ..new_task(2) }, &wanted).unwrap();
+    drop((second, third));
+}
+
+async fn what_is_given_up_takes_no_room(setup: Setup) {
+    let storage = &setup.storage;
+    let task = storage.create_for(new_task(1), &whole()).unwrap();
+    let mut changed = task.changed();
+    let mut writer = task.claim(PieceNumber(0)).unwrap();
+    assert_eq!(storage.usage().bytes, 0, "a claim alone takes none");
+    writer.write(bytes_of(range(0, PIECE - 1))).await.unwrap();
+    writer.publish();
+    while task.available(0) == 0 {
+        changed.changed().await.unwrap();
+    }
+    assert_eq!(storage.usage().bytes, PIECE, "with its first byte the piece has all of its room");
+    drop(writer);
+    while storage.usage().bytes > 0 {
+        changed.changed().await.unwrap();
+    }
+    assert_eq!(storage.usage().bytes, 0);
+    fill(&task, 0).await;
+    assert_eq!(storage.usage().bytes, PIECE);
 }
 
 async fn creating_again_returns_the_same_or_replaces(setup: Setup) {
@@ -291,7 +390,7 @@ async fn creating_again_returns_the_same_or_replaces(setup: Setup) {
     drop((task, again));
     let task = storage.create(other).unwrap();
     assert_eq!((task.geometry().length(), task.have().len()), (100, 0));
-    assert_eq!(storage.usage().bytes, 100);
+    assert_eq!(storage.usage().bytes, 0);
 }
 
 async fn removed_tasks_are_gone_for_others(setup: Setup) {
@@ -345,13 +444,15 @@ async fn a_sweep_removes_what_expired(setup: Setup) {
         Some(dir) => config(dir).ttl,
         None => Config::default().ttl,
     };
-    drop(storage.create(new_task(1)).unwrap());
-    let held = storage.create(new_task(2)).unwrap();
+    drop(filled(storage, 1).await);
+    let held = filled(storage, 2).await;
+    drop(storage.create(new_task(3)).unwrap());
     let created = storage.list()[0].last_access.duration_since(std::time::UNIX_EPOCH).unwrap();
     assert_eq!(storage.sweep(), Swept::default());
+    assert!(storage.peek(&id(3)).is_some(), "it is young");
     // The second task may have been created in the second after the first.
     let swept = storage.sweep_at((created + ttl).as_secs() + 2);
-    assert_eq!(swept, Swept { expired: 1, evicted: 0 });
+    assert_eq!(swept, Swept { expired: 2, evicted: 0 });
     assert!(storage.peek(&id(1)).is_none() && storage.peek(&id(2)).is_some(), "the held one stays");
     drop(held);
 }

@@ -3,14 +3,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use damselfly_core::{ByteRange, Geometry, PieceDigest, PieceNumber, TaskId};
+use damselfly_core::{ByteRange, Geometry, PieceDigest, PieceNumber, PieceSet, TaskId};
 
-use super::conformance::{bytes_of, config, content, fill, id, new_task};
+use super::conformance::{bytes_of, config, content, fill, filled, id, new_task, whole};
 use super::ledger::{Ledger, LedgerError, Op};
 use super::{NewTask, Storage, StorageError, StoredTask};
 
@@ -274,12 +275,13 @@ fn a_disk_without_room_is_full_and_nothing_is_left_behind() {
     let dir = tempfile::tempdir().unwrap();
     let roomless = super::Config { keep_free: u64::MAX / 2, ..config(&dir) };
     let storage = Storage::open(roomless).unwrap();
-    let error = storage.create(new_task(1)).unwrap_err();
+    let error = storage.create_for(new_task(1), &whole()).unwrap_err();
     assert!(matches!(error, StorageError::Full { .. }), "{error}");
     drop(storage);
     let storage = Storage::open(super::Config { quota: u64::MAX, ..config(&dir) }).unwrap();
     let geometry = Geometry::of_length(1 << 45).unwrap();
-    let error = storage.create(NewTask { geometry, ..new_task(1) }).unwrap_err();
+    let wanted = PieceSet::full(geometry.count());
+    let error = storage.create_for(NewTask { geometry, ..new_task(1) }, &wanted).unwrap_err();
     assert!(matches!(error, StorageError::Full { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path().join("content")).unwrap().count(), 0);
     assert_eq!(storage.list(), []);
@@ -290,16 +292,16 @@ async fn the_order_of_use_outlives_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::open(config(&dir)).unwrap();
     for number in 1..=3 {
-        drop(storage.create(new_task(number)).unwrap());
+        drop(filled(&storage, number).await);
     }
     // Used a day later than the others.
     let later = storage.list()[0].last_access.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 86_400;
-    storage.peek(&id(1)).unwrap().state.touch(99, later);
+    storage.peek(&id(1)).unwrap().state.touch(later);
     drop(storage);
     let small = super::Config { quota: content().len() as u64 * 3, ..config(&dir) };
     let storage = Storage::open(small).unwrap();
-    drop(storage.create(new_task(4)).unwrap());
-    drop(storage.create(new_task(5)).unwrap());
+    drop(filled(&storage, 4).await);
+    drop(filled(&storage, 5).await);
     let mut left: Vec<TaskId> = storage.list().iter().map(|task| task.id).collect();
     left.sort();
     assert_eq!(left, [id(1), id(4), id(5)]);
@@ -310,14 +312,165 @@ async fn a_lowered_quota_is_met_by_the_next_sweep() {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::open(config(&dir)).unwrap();
     for number in 1..=4 {
-        drop(storage.create(new_task(number)).unwrap());
+        drop(filled(&storage, number).await);
     }
     drop(storage);
     let small = super::Config { quota: content().len() as u64 * 2, ..config(&dir) };
     let storage = Storage::open(small).unwrap();
+    assert_eq!(storage.usage().bytes, 4 * content().len() as u64);
     assert_eq!(storage.sweep(), super::Swept { expired: 0, evicted: 2 });
     drop(storage);
     let full = super::Config { high_percent: 0, low_percent: 0, ..config(&dir) };
     let storage = Storage::open(full).unwrap();
     assert_eq!(storage.sweep(), super::Swept { expired: 0, evicted: 2 });
+}
+
+fn occupied(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().blocks() * 512
+}
+
+/// What an older version reserved, an aborted write left, and a damaged piece occupies.
+#[tokio::test]
+async fn a_sweep_gives_back_what_a_file_occupies_beyond_its_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let path = content_file(&dir, 1);
+    fill(&storage.create(new_task(1)).unwrap(), 1).await;
+    assert!(occupied(&path) < 700_000, "{} bytes for a piece of 600,000", occupied(&path));
+    drop(storage);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[..600_000].fill(7);
+    bytes[1_200_000..].fill(7);
+    fs::write(&path, bytes).unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    assert!(occupied(&path) >= 1_200_000);
+    let held = storage.peek(&id(1)).unwrap();
+    assert_eq!(storage.sweep(), super::Swept::default());
+    assert!(occupied(&path) >= 1_200_000, "it is in use");
+    drop(held);
+    assert_eq!(storage.sweep(), super::Swept::default());
+    assert!(occupied(&path) < 700_000, "{} bytes for a piece of 600,000", occupied(&path));
+    let task = storage.peek(&id(1)).unwrap();
+    assert!(task.check(PieceNumber(1)).await, "and the piece is as it was");
+    for piece in [0, 2] {
+        fill(&task, piece).await;
+    }
+    assert_eq!(task.read(task_range(&task)).await.unwrap(), bytes_of(task_range(&task)));
+}
+
+fn task_range(task: &StoredTask) -> ByteRange {
+    ByteRange::new(550_000, task.geometry().length()).unwrap()
+}
+
+/// Changes the content file as another program would.
+fn touch(dir: &tempfile::TempDir, change: impl FnOnce(&fs::File)) {
+    let file = fs::File::options().read(true).write(true).open(content_file(dir, 1)).unwrap();
+    change(&file);
+}
+
+fn rot(file: &fs::File, at: u64) {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+#[tokio::test]
+async fn what_another_program_has_touched_is_checked_before_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = filled(&storage, 1).await;
+    task.set_verified();
+    let losses = task.losses();
+    touch(&dir, |file| rot(file, 700_000));
+    let second = span(&task, PieceNumber(1));
+    let error = task.read(second).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+    assert!(task.is_held() && task.have().is_empty(), "nothing is given before it is checked");
+    assert!(task.check(PieceNumber(0)).await && !losses.has_changed().unwrap());
+    assert!(!task.check(PieceNumber(1)).await && losses.has_changed().unwrap());
+    assert!(!task.is_verified());
+    assert_eq!(storage.usage().bytes, content().len() as u64 - 600_000, "its room is given back");
+    fill(&task, 1).await;
+    assert!(task.check(PieceNumber(2)).await && task.is_complete());
+    assert_eq!(task.read(second).await.unwrap(), bytes_of(second));
+    assert_eq!(storage.metrics().pieces_damaged.get(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_short_under_us_loses_what_was_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = filled(&storage, 1).await;
+    touch(&dir, |file| file.set_len(700_000).unwrap());
+    for (piece, good) in [(2, false), (0, true), (1, false)] {
+        assert_eq!(task.check(PieceNumber(piece)).await, good, "{piece}");
+    }
+    assert_eq!(task.held_pieces().len(), 1);
+    drop((task, storage));
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.get(&id(1)).expect("it has its length again");
+    assert!(task.check(PieceNumber(0)).await);
+    for piece in [1, 2] {
+        fill(&task, piece).await;
+    }
+    assert!(task.is_complete());
+}
+
+#[tokio::test]
+async fn our_own_changes_of_a_file_are_no_reason_to_check_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.create(new_task(1)).unwrap();
+    futures_util::future::join_all((0..3).map(|piece| fill(&task, piece))).await;
+    let second = storage.create(new_task(2)).unwrap();
+    fill(&second, 0).await;
+    drop(second);
+    storage.sweep();
+    let second = storage.get(&id(2)).unwrap();
+    assert!(second.check(PieceNumber(0)).await);
+    for piece in 0..3 {
+        assert!(task.check(PieceNumber(piece)).await);
+        assert_eq!(
+            task.read(span(&task, PieceNumber(piece))).await.unwrap(),
+            bytes_of(span(&task, PieceNumber(piece)))
+        );
+    }
+    storage.remove(&id(1));
+    assert!(task.check(PieceNumber(0)).await);
+    assert_eq!(storage.metrics().pieces_rechecked.get(), 0);
+}
+
+#[tokio::test]
+async fn what_was_checked_too_long_ago_is_checked_again() {
+    for (interval, checks) in [(std::time::Duration::ZERO, 2), (std::time::Duration::from_secs(3600), 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(super::Config { check_interval: interval, ..config(&dir) }).unwrap();
+        let task = filled(&storage, 1).await;
+        for _ in 0..2 {
+            assert!(task.check(PieceNumber(0)).await);
+        }
+        assert_eq!(storage.metrics().pieces_rechecked.get(), checks);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scrub_checks_all_and_takes_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    for number in 1..=2 {
+        drop(filled(&storage, number).await);
+    }
+    drop(storage);
+    touch(&dir, |file| rot(file, 9));
+    let storage = Storage::open(config(&dir)).unwrap();
+    let (begun, age) = (tokio::time::Instant::now(), std::time::Duration::from_secs(3600));
+    storage.scrub(100_000, age).await;
+    let least = std::time::Duration::from_secs(2 * content().len() as u64 / 100_000);
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    let metrics = storage.metrics();
+    assert_eq!((metrics.pieces_rechecked.get(), metrics.pieces_damaged.get()), (5, 1));
+    assert!(storage.list().iter().all(|task| task.unchecked == 0));
+    let begun = tokio::time::Instant::now();
+    storage.scrub(100_000, age).await;
+    assert_eq!((begun.elapsed(), metrics.pieces_rechecked.get()), (std::time::Duration::ZERO, 5), "nothing is due");
 }

@@ -5,9 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use damselfly_core::TaskId;
+use damselfly_core::{ByteRange, TaskId};
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
 
 use super::config::StorageError;
 
@@ -61,12 +60,12 @@ impl Files {
         self.content.join(id.to_string())
     }
 
-    /// Makes the content file, with all its space where the file system can promise it.
-    pub(super) fn create(&self, id: &TaskId, length: u64) -> io::Result<Preallocated> {
+    /// Makes the content file. It is sparse: the file system gives space as it is written.
+    pub(super) fn create(&self, id: &TaskId, length: u64) -> io::Result<(PathBuf, File)> {
         let path = self.path(id);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        match allocate(&file, length) {
-            Ok(sparse) => Ok(Preallocated { path, file, sparse }),
+        match file.set_len(length) {
+            Ok(()) => Ok((path, file)),
             Err(error) => {
                 drop(file);
                 remove(&path);
@@ -99,25 +98,13 @@ impl Files {
     }
 }
 
-pub(super) struct Preallocated {
-    pub(super) path: PathBuf,
-    pub(super) file: File,
-    /// The file system gives the space only as it is written.
-    pub(super) sparse: bool,
-}
-
-fn allocate(file: &File, length: u64) -> io::Result<bool> {
-    if length == 0 {
-        return Ok(false);
+/// Gives back the space of these parts of a file; they read as zeros then.
+pub(super) fn punch(file: &File, spans: impl Iterator<Item = ByteRange>) -> io::Result<()> {
+    for span in spans {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(file, flags, span.start(), span.len())?;
     }
-    loop {
-        return match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length) {
-            Ok(()) => Ok(false),
-            Err(Errno::INTR) => continue,
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(length).map(|()| true),
-            Err(error) => Err(error.into()),
-        };
-    }
+    Ok(())
 }
 
 /// Opens a content file of an earlier time.
@@ -158,12 +145,11 @@ mod tests {
         let files = Files::open(&dir).unwrap();
         assert!(matches!(Files::open(&dir), Err(StorageError::InUse(_))));
         let id = TaskId::from_bytes([7; 32]);
-        let made = files.create(&id, 10_000).unwrap();
+        let (made, _) = files.create(&id, 10_000).unwrap();
         assert!(files.create(&id, 10_000).is_err(), "a file that is there is never reused");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&dir), mode(&made.path)), (0o700, 0o600));
-        assert_eq!(size(&made.path).unwrap().0, 10_000);
-        assert!(made.sparse || size(&made.path).unwrap().1 >= 10_000);
+        assert_eq!((mode(&dir), mode(&made)), (0o700, 0o600));
+        assert_eq!(size(&made).unwrap(), (10_000, 0), "its length, and no space yet");
         drop(files);
         Files::open(&dir).unwrap();
     }

@@ -50,17 +50,13 @@ impl Metrics {
         add("evictions", "Tasks removed to make room", self.evictions.clone());
         add("expired", "Tasks removed because nobody used them", self.expired.clone());
         add("pieces_written", "Pieces written completely", self.pieces_written.clone());
-        add(
-            "pieces_rechecked",
-            "Pieces of an earlier process read again and found good",
-            self.pieces_rechecked.clone(),
-        );
-        add("pieces_damaged", "Pieces of an earlier process found damaged", self.pieces_damaged.clone());
+        add("pieces_rechecked", "Pieces read again and found good", self.pieces_rechecked.clone());
+        add("pieces_damaged", "Pieces read again and found damaged", self.pieces_damaged.clone());
         add("commits", "Batches of metadata committed", self.commits.clone());
         add("commits_failed", "Batches of metadata that failed and were kept", self.commits_failed.clone());
         add("records_dropped", "Records given up while the metadata store failed", self.records_dropped.clone());
         registry.register("dragonfly_client_storage_tasks", "Tasks stored", self.tasks.clone());
-        registry.register("dragonfly_client_storage_bytes", "Bytes reserved by stored tasks", self.bytes.clone());
+        registry.register("dragonfly_client_storage_bytes", "Bytes of stored pieces", self.bytes.clone());
         registry.register("dragonfly_client_storage_pending", "Records waiting for a commit", self.pending.clone());
         registry.register(
             "dragonfly_client_storage_commit_seconds",

@@ -1,14 +1,12 @@
 //! All stored tasks: creation with room made for it, least-recently-used eviction, expiry, and what the last process
 //! left.
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Audience, Digest, Geometry, TaskId};
+use damselfly_core::{Audience, Digest, Geometry, PieceSet, TaskId};
 use tokio::sync::watch;
 
 use super::config::{Config, StorageError};
@@ -20,6 +18,8 @@ use super::metrics::Metrics;
 use super::record::{MAX_RECORD, TaskRecord};
 use super::recorder::Recorder;
 use super::redb_ledger::RedbLedger;
+use super::room::Totals;
+use super::table::{Table, in_use};
 use super::task::{Place, Shared, StoredTask, TaskState};
 
 /// A task to be stored.
@@ -50,6 +50,8 @@ pub struct TaskSummary {
     pub have: u32,
     /// Pieces of an earlier process that are still to be checked.
     pub unchecked: u32,
+    /// Bytes of the pieces that are there, checked or not, or that are being written.
+    pub held: u64,
     /// Whether the whole content agreed with its own digest.
     pub verified: bool,
     /// Whom the content may be given to.
@@ -69,7 +71,7 @@ pub struct TaskSummary {
 pub struct Usage {
     /// Stored tasks.
     pub tasks: usize,
-    /// Bytes that they reserve.
+    /// Bytes of their pieces.
     pub bytes: u64,
     /// The most that they may.
     pub quota: u64,
@@ -86,6 +88,9 @@ pub struct Swept {
     pub evicted: usize,
 }
 
+/// A task that holds nothing and that nobody has used for so many seconds is removed by a sweep.
+const EMPTY_TTL: u64 = 600;
+
 /// All stored tasks. Clones are handles on the same storage; the last one dropped waits for the last commit.
 ///
 /// [`Self::create`], [`Self::remove`] and [`Self::sweep`] make and remove files, which takes milliseconds, for very
@@ -95,13 +100,12 @@ pub struct Storage {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    config: Config,
-    tasks: Mutex<HashMap<TaskId, Arc<TaskState>>>,
-    /// Held while tasks begin or end, so that quota and files agree with the table.
+pub(super) struct Inner {
+    pub(super) config: Config,
+    tasks: Mutex<Table>,
+    /// Held while tasks begin or end, and while pieces take room, so that quota and files agree with the table.
     order: Mutex<()>,
-    uses: AtomicU64,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     dropped: Dropped,
 }
 
@@ -126,51 +130,46 @@ impl Storage {
         config: Config,
         wrap: impl FnOnce(Box<dyn Ledger>) -> Box<dyn Ledger>,
     ) -> Result<Self, StorageError> {
+        let check_interval = config.check_interval;
         let files = Files::open(&config.dir)?;
         let (ledger, kept) = RedbLedger::open(&files.ledger())?;
         let metrics = Metrics::default();
         let recorder = Recorder::start(wrap(Box::new(ledger)), metrics.clone())
             .map_err(StorageError::io("start the recorder of", &config.dir))?;
-        let storage = Self::with(config, Shared { recorder: Some(recorder), files: Some(files), metrics });
+        let storage = Self::with(
+            config,
+            Shared { recorder: Some(recorder), files: Some(files), metrics, totals: Totals::default(), check_interval },
+        );
         storage.restore(kept)?;
         Ok(storage)
     }
 
     /// A storage whose content and metadata are in memory, at most `quota` bytes of content.
     pub fn in_memory(quota: u64) -> Self {
-        let shared = Shared { recorder: None, files: None, metrics: Metrics::default() };
-        Self::with(Config { quota, ..Config::default() }, shared)
+        let (metrics, totals) = (Metrics::default(), Totals::default());
+        let config = Config { quota, ..Config::default() };
+        let check_interval = config.check_interval;
+        let shared = Shared { recorder: None, files: None, metrics, totals, check_interval };
+        Self::with(config, shared)
     }
 
     fn with(config: Config, shared: Shared) -> Self {
         let (tasks, order, shared) = (Mutex::default(), Mutex::default(), Arc::new(shared));
-        Self {
-            inner: Arc::new(Inner {
-                config,
-                tasks,
-                order,
-                uses: AtomicU64::new(1),
-                shared,
-                dropped: Dropped::default(),
-            }),
-        }
+        Self { inner: Arc::new(Inner { config, tasks, order, shared, dropped: Dropped::default() }) }
     }
 
     /// Takes over every kept task whose content file has its length; removes the records and files of all others.
     fn restore(&self, mut kept: Vec<Kept>) -> Result<(), StorageError> {
         let Some(files) = &self.inner.shared.files else { return Ok(()) };
         kept.sort_by_key(|kept| (kept.state.last_access, kept.id));
-        let mut tasks = self.tasks();
+        let mut tasks = self.inner.tasks();
         for kept in kept {
             let (id, geometry) = (kept.id, kept.record.geometry);
             let path = files.path(&id);
             match files::size(&path) {
-                Ok((length, occupied)) if length == geometry.length() => {
-                    let sparse = occupied < length;
-                    let place = Place::Disk { path, sparse };
-                    let task = TaskState::restored(kept, place, Arc::clone(&self.inner.shared));
-                    task.used.store(self.next_use(), Ordering::Relaxed);
-                    tasks.insert(id, Arc::new(task));
+                Ok((length, _)) if length == geometry.length() => {
+                    let task = TaskState::restored(kept, Place::Disk(path), Arc::clone(&self.inner.shared));
+                    tasks.insert(Arc::new(task));
                 }
                 _ => {
                     tracing::warn!(task = %id, "a stored task's content file is missing or of another length: forgotten");
@@ -178,12 +177,12 @@ impl Storage {
                 }
             }
         }
-        let strays = files.remove_strays(|id| tasks.contains_key(id));
+        let strays = files.remove_strays(|id| tasks.contains(id));
         let strays = strays.map_err(StorageError::io("read", &self.inner.config.dir))?;
         if strays > 0 {
             tracing::info!(strays, "content files without a record removed");
         }
-        self.gauge(&tasks);
+        self.inner.gauge(&tasks);
         Ok(())
     }
 
@@ -195,7 +194,8 @@ impl Storage {
     /// The task, if it is stored. Counts as a use.
     pub fn get(&self, id: &TaskId) -> Option<StoredTask> {
         let task = self.peek(id)?;
-        task.state.touch(self.next_use(), now());
+        self.inner.tasks().use_now(id);
+        task.state.touch(now());
         Some(task)
     }
 
@@ -212,17 +212,44 @@ impl Storage {
 
     fn look(&self, id: &TaskId) -> Option<io::Result<StoredTask>> {
         // Held from here on: it is not evicted while its file is opened.
-        let state = Arc::clone(self.tasks().get(id)?);
-        Some(state.content().map(|content| StoredTask { state, content }))
+        let state = Arc::clone(self.inner.tasks().get(id)?);
+        let store = Arc::clone(&self.inner);
+        Some(state.content().map(|content| StoredTask { state, content, store }))
     }
 
-    /// Begins a task: makes room, and reserves its space. Returns the stored one if there is one of this geometry; one
+    /// Begins a task, which takes room as its pieces come. Returns the stored one if there is one of this geometry; one
     /// of another geometry is replaced unless somebody holds it.
     ///
     /// # Errors
-    /// [`StorageError::Full`] when there is no room, and others; none of them leaves anything behind.
+    /// What keeps the file from being made; nothing is left behind.
     pub fn create(&self, new: NewTask) -> Result<StoredTask, StorageError> {
-        let _order = self.order();
+        let _order = self.inner.order();
+        self.begin(new)
+    }
+
+    /// Begins a task of which these pieces are going to be downloaded, see [`StoredTask::admit`].
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] when they would not fit, and others; none of them leaves anything behind.
+    pub fn create_for(&self, new: NewTask, wanted: &PieceSet) -> Result<StoredTask, StorageError> {
+        let _order = self.inner.order();
+        let id = new.id;
+        let task = self.begin(new)?;
+        match self.inner.promise(&task.state, wanted) {
+            Ok(()) => Ok(task),
+            Err(error) => {
+                let is_empty = task.state.weight().held == 0;
+                drop(task);
+                if is_empty {
+                    self.inner.take_out(&id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The caller holds the order.
+    fn begin(&self, new: NewTask) -> Result<StoredTask, StorageError> {
         if let Some(task) = self.stored(&new)? {
             return Ok(task);
         }
@@ -233,20 +260,19 @@ impl Storage {
         if size > MAX_RECORD {
             return Err(StorageError::RecordTooLong(size));
         }
-        self.make_room(geometry.length())?;
-        let (place, file) = self.allocate(&id, geometry.length())?;
-        let state = Arc::new(TaskState::new(id, record, place, audience, now, Arc::clone(&self.inner.shared)));
-        state.used.store(self.next_use(), Ordering::Relaxed);
+        let inner = &self.inner;
+        let (place, file) = self.make_place(&id, geometry.length())?;
+        let state = Arc::new(TaskState::new(id, record, place, audience, now, Arc::clone(&inner.shared)));
         let content = match file {
             Some(file) => state.opened(file),
-            None => state.content().map_err(StorageError::io("open", &self.inner.config.dir))?,
+            None => state.content().map_err(StorageError::io("open", &inner.config.dir))?,
         };
-        self.inner.shared.record(Op::Task(id, Box::new(state.record.clone()), state.state()));
-        let mut tasks = self.tasks();
-        tasks.insert(id, Arc::clone(&state));
-        self.gauge(&tasks);
+        inner.shared.record(Op::Task(id, Box::new(state.record.clone()), state.state()));
+        let mut tasks = inner.tasks();
+        tasks.insert(Arc::clone(&state));
+        inner.gauge(&tasks);
         drop(tasks);
-        Ok(StoredTask { state, content })
+        Ok(StoredTask { state, content, store: Arc::clone(inner) })
     }
 
     /// The task, if it is stored as it is wanted; what is stored otherwise is removed.
@@ -254,7 +280,8 @@ impl Storage {
         match self.look(&new.id) {
             None => return Ok(None),
             Some(Ok(task)) if task.geometry() == new.geometry => {
-                task.state.touch(self.next_use(), now());
+                self.inner.tasks().use_now(&new.id);
+                task.state.touch(now());
                 return Ok(Some(task));
             }
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
@@ -262,16 +289,16 @@ impl Storage {
             }
             Some(_) => {}
         }
-        if self.take_out(&new.id) { Ok(None) } else { Err(StorageError::Conflict) }
+        if self.inner.take_out(&new.id) { Ok(None) } else { Err(StorageError::Conflict) }
     }
 
-    fn allocate(&self, id: &TaskId, length: u64) -> Result<(Place, Option<std::fs::File>), StorageError> {
+    fn make_place(&self, id: &TaskId, length: u64) -> Result<(Place, Option<std::fs::File>), StorageError> {
         let Some(files) = &self.inner.shared.files else {
             let content = Content::memory(length).ok_or(StorageError::Full { needed: length, room: 0 })?;
             return Ok((Place::Memory(Arc::new(content)), None));
         };
         match files.create(id, length) {
-            Ok(made) => Ok((Place::Disk { path: made.path, sparse: made.sparse }, Some(made.file))),
+            Ok((path, file)) => Ok((Place::Disk(path), Some(file))),
             Err(error) if is_full(&error) => Err(StorageError::Full { needed: length, room: 0 }),
             Err(error) => Err(StorageError::io("make", files.path(id))(error)),
         }
@@ -279,15 +306,15 @@ impl Storage {
 
     /// Removes a task. Who holds it goes on with it; nothing of it is recorded any more.
     pub fn remove(&self, id: &TaskId) {
-        let _order = self.order();
-        self.drop_task(id);
+        let _order = self.inner.order();
+        self.inner.drop_task(id);
     }
 
     /// What was removed since this was last asked, and is not stored again; `None` if it was too much to remember.
     pub fn take_dropped(&self) -> Option<Vec<DroppedTask>> {
         let mut dropped = self.inner.dropped.take()?;
-        let tasks = self.tasks();
-        dropped.retain(|task| !tasks.contains_key(&task.id));
+        let tasks = self.inner.tasks();
+        dropped.retain(|task| !tasks.contains(&task.id));
         Some(dropped)
     }
 
@@ -298,18 +325,23 @@ impl Storage {
 
     /// All stored tasks, in no order.
     pub fn list(&self) -> Vec<TaskSummary> {
-        self.tasks().values().map(|task| summary(task, in_use(task))).collect()
+        self.inner.tasks().all().map(|task| summary(task, in_use(task))).collect()
+    }
+
+    /// The ids of all stored tasks, the most recently used first.
+    pub(super) fn recently_used(&self) -> Vec<TaskId> {
+        self.inner.tasks().recently_used().collect()
     }
 
     /// Whether there is anything of this URL, of whatever version.
     pub fn has_url(&self, url: &str) -> bool {
-        self.tasks().values().any(|task| task.record.origin.url == url)
+        self.inner.tasks().all().any(|task| task.record.origin.url == url)
     }
 
     /// How full the storage is.
     pub fn usage(&self) -> Usage {
-        let tasks = self.tasks();
-        let (tasks, bytes) = (tasks.len(), reserved(&tasks));
+        let tasks = self.inner.tasks().len();
+        let bytes = self.inner.shared.totals.get().held;
         let disk = self.inner.shared.files.as_ref().and_then(|files| files.disk().ok());
         let disk_available = disk.map(|disk| disk.available);
         Usage { tasks, bytes, quota: self.inner.config.quota, disk_available }
@@ -329,100 +361,38 @@ impl Storage {
     }
 
     pub(super) fn sweep_at(&self, now: u64) -> Swept {
-        let _order = self.order();
-        let ttl = self.inner.config.ttl.as_secs();
+        let inner = &self.inner;
+        let _order = inner.order();
+        let ttl = inner.config.ttl.as_secs();
         let mut swept = Swept::default();
-        for task in self.evictable() {
-            if now.saturating_sub(task.last_access) > ttl && self.take_out(&task.id) {
+        let over: Vec<_> = inner.tasks().idle().filter_map(|task| over(task, now, ttl)).collect();
+        for (id, counts) in over {
+            if inner.take_out(&id) && counts {
                 swept.expired += 1;
             }
         }
-        let shared = &self.inner.shared;
-        shared.metrics.expired.inc_by(swept.expired as u64);
-        let over_quota = reserved(&self.tasks()).saturating_sub(self.inner.config.quota);
-        swept.evicted = self.evict(over_quota.max(self.over_threshold()));
+        inner.shared.metrics.expired.inc_by(swept.expired as u64);
+        inner.give_back_leftovers();
+        let over_quota = inner.shared.totals.get().held.saturating_sub(inner.config.quota);
+        swept.evicted = inner.evict(over_quota.max(inner.over_threshold()));
         swept
     }
+}
 
-    /// How many bytes a sweep should free on a file system that is used beyond the high threshold.
-    fn over_threshold(&self) -> u64 {
-        let Some(Ok(disk)) = self.inner.shared.files.as_ref().map(Files::disk) else { return 0 };
-        if disk.used_percent() <= u64::from(self.inner.config.high_percent) {
-            return 0;
-        }
-        let aim = u128::from(disk.total) * u128::from(self.inner.config.low_percent.min(100)) / 100;
-        disk.total.saturating_sub(disk.available).saturating_sub(aim as u64)
+/// Whether a task's time is over, and whether it is counted as expired: one that holds nothing is no loss.
+fn over(task: &TaskState, now: u64, ttl: u64) -> Option<(TaskId, bool)> {
+    let unused = now.saturating_sub(task.state().last_access);
+    let is_empty = task.weight().held == 0 && task.record.geometry.count() > 0;
+    match unused {
+        _ if unused > ttl => Some((task.id, true)),
+        _ if is_empty && unused > EMPTY_TTL => Some((task.id, false)),
+        _ => None,
     }
+}
 
-    /// Evicts as few tasks as make `length` bytes fit; none if even all that may go would not be enough.
-    fn make_room(&self, length: u64) -> Result<(), StorageError> {
-        let quota = self.inner.config.quota;
-        let bytes = reserved(&self.tasks());
-        let disk = match &self.inner.shared.files {
-            Some(files) => Some(files.disk().map_err(StorageError::io("ask for the room of", &self.inner.config.dir))?),
-            None => None,
-        };
-        let promised = self.unallocated().saturating_add(self.inner.config.keep_free);
-        let room = disk.map_or(u64::MAX, |disk| disk.available.saturating_sub(promised));
-        let short_disk = disk.map_or(0, |disk| length.saturating_add(promised).saturating_sub(disk.available));
-        let short_quota = bytes.saturating_add(length).saturating_sub(quota);
-        let short = if length > quota { u64::MAX } else { short_quota.max(short_disk) };
-        let evictable = self.evictable().iter().map(|task| task.length).fold(0, u64::saturating_add);
-        if short > evictable {
-            let room = quota.saturating_sub(bytes).min(room).saturating_add(evictable);
-            return Err(StorageError::Full { needed: length, room: room.min(quota) });
-        }
-        self.evict(short);
-        Ok(())
-    }
-
-    /// Bytes that tasks were promised and that their sparse files don't occupy yet.
-    fn unallocated(&self) -> u64 {
-        let sparse = |task: &Arc<TaskState>| match &task.place {
-            Place::Disk { path, sparse: true } if !task.is_written() => {
-                Some((path.clone(), task.record.geometry.length()))
-            }
-            _ => None,
-        };
-        let paths: Vec<_> = self.tasks().values().filter_map(sparse).collect();
-        let missing = |(path, length): &(std::path::PathBuf, u64)| {
-            files::size(path).map_or(0, |(_, occupied)| length.saturating_sub(occupied))
-        };
-        paths.iter().map(missing).sum()
-    }
-
-    /// Evicts the least recently used tasks until at least `bytes` are freed; says how many.
-    fn evict(&self, bytes: u64) -> usize {
-        let (mut freed, mut count) = (0, 0);
-        for task in self.evictable() {
-            if freed >= bytes {
-                break;
-            }
-            if self.take_out(&task.id) {
-                freed += task.length;
-                count += 1;
-                self.inner.shared.metrics.evictions.inc();
-                tracing::info!(task = %task.id, bytes = task.length, "evicted");
-            }
-        }
-        count
-    }
-
-    /// The tasks that nobody holds, least recently used first.
-    fn evictable(&self) -> Vec<Evictable> {
-        let facts = |task: &Arc<TaskState>| Evictable {
-            used: task.used.load(Ordering::Relaxed),
-            id: task.id,
-            length: task.record.geometry.length(),
-            last_access: task.state().last_access,
-        };
-        let mut free: Vec<_> = self.tasks().values().filter(|task| !in_use(task)).map(facts).collect();
-        free.sort_unstable_by_key(|task| task.used);
-        free
-    }
-
+impl Inner {
     /// Removes a task that nobody holds; says whether it is gone. The caller holds the order.
-    fn take_out(&self, id: &TaskId) -> bool {
+    pub(super) fn take_out(&self, id: &TaskId) -> bool {
         let mut tasks = self.tasks();
         match tasks.get(id) {
             Some(task) if in_use(task) => return false,
@@ -448,51 +418,26 @@ impl Storage {
     fn end(&self, task: Option<Arc<TaskState>>) {
         let Some(task) = task else { return };
         task.forget();
-        if let Place::Disk { path, .. } = &task.place {
-            files::remove(path);
-        }
+        task.remove_file();
         // Nobody was told of what is this host's alone.
         if task.state().audience == Audience::Host {
             return;
         }
         let TaskRecord { geometry, origin, .. } = &task.record;
-        self.inner.dropped.add(DroppedTask { id: task.id, geometry: *geometry, origin: origin.clone() });
+        self.dropped.add(DroppedTask { id: task.id, geometry: *geometry, origin: origin.clone() });
     }
 
-    fn tasks(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<TaskState>>> {
-        self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn tasks(&self) -> MutexGuard<'_, Table> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn order(&self) -> MutexGuard<'_, ()> {
-        self.inner.order.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_use(&self) -> u64 {
-        self.inner.uses.fetch_add(1, Ordering::Relaxed)
+    fn gauge(&self, tasks: &Table) {
+        self.shared.metrics.tasks.set(tasks.len() as i64);
     }
-
-    fn gauge(&self, tasks: &HashMap<TaskId, Arc<TaskState>>) {
-        let metrics = &self.inner.shared.metrics;
-        metrics.tasks.set(tasks.len() as i64);
-        metrics.bytes.set(i64::try_from(reserved(tasks)).unwrap_or(i64::MAX));
-    }
-}
-
-/// What decides about a task's eviction. Facts, not a reference, which would count as a use.
-struct Evictable {
-    used: u64,
-    id: TaskId,
-    length: u64,
-    last_access: u64,
-}
-
-/// Somebody but the table has it. Under the table's lock a `false` stays false: handles come from there or from handles.
-fn in_use(task: &Arc<TaskState>) -> bool {
-    Arc::strong_count(task) > 1
-}
-
-fn reserved(tasks: &HashMap<TaskId, Arc<TaskState>>) -> u64 {
-    tasks.values().map(|task| task.record.geometry.length()).fold(0, u64::saturating_add)
 }
 
 fn summary(task: &TaskState, in_use: bool) -> TaskSummary {
@@ -503,6 +448,7 @@ fn summary(task: &TaskState, in_use: bool) -> TaskSummary {
         geometry: task.record.geometry,
         have,
         unchecked,
+        held: task.weight().held,
         verified: state.verified,
         audience: state.audience,
         in_use,

@@ -7,20 +7,23 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use damselfly_core::swarm::{Held, Origin};
-use damselfly_core::{Audience, ByteRange, Digest, Geometry, PieceDigest, PieceHasher, PieceNumber, PieceSet, TaskId};
+use damselfly_core::{Audience, ByteRange, Digest, Geometry, PieceDigest, PieceNumber, PieceSet, TaskId};
 use tokio::sync::{OnceCell, watch};
 
+use super::check::OwnChanges;
 use super::content::Content;
 use super::files::{self, Files};
 use super::ledger::{Kept, Op};
 use super::metrics::Metrics;
 use super::record::{StateRecord, TaskRecord};
 use super::recorder::Recorder;
+use super::room::{Totals, Weight};
+use super::store::Inner;
 use super::writer::PieceWriter;
 
 /// The most bytes of one [`StoredTask::read`].
@@ -28,6 +31,9 @@ pub const MAX_READ: u64 = 1 << 20;
 
 /// How old the recorded last access may become before a use is recorded anew, in seconds.
 const ACCESS_GRAIN: u64 = 600;
+
+/// How much a content file may occupy beyond its pieces before that is given back, in bytes.
+const LEFTOVERS: u64 = 256 << 10;
 
 /// How often a read starts over because bytes were withdrawn under it.
 const READ_TRIES: usize = 3;
@@ -39,6 +45,10 @@ pub(super) struct Shared {
     /// `None` in memory. Dropped after the recorder: the directory's lock outlives the last commit.
     pub(super) files: Option<Files>,
     pub(super) metrics: Metrics,
+    /// Of all tasks that are stored.
+    pub(super) totals: Totals,
+    /// See [`super::Config::check_interval`].
+    pub(super) check_interval: Duration,
 }
 
 impl Shared {
@@ -51,7 +61,7 @@ impl Shared {
 
 /// Where a task's bytes are.
 pub(super) enum Place {
-    Disk { path: PathBuf, sparse: bool },
+    Disk(PathBuf),
     Memory(Arc<Content>),
 }
 
@@ -62,26 +72,33 @@ pub(super) struct TaskState {
     /// The open file, for as long as somebody uses it: idle tasks cost no descriptor.
     open: Mutex<Weak<Content>>,
     pieces: Mutex<Pieces>,
+    pub(super) own_changes: Mutex<OwnChanges>,
     /// Bumped at every change, newly published bytes included.
     changed: watch::Sender<u64>,
     /// Bumped when the set of pieces changes.
     pieces_changed: watch::Sender<u64>,
-    /// The place in the order of use: the greater, the more recent.
-    pub(super) used: AtomicU64,
+    /// How many pieces were found damaged.
+    pub(super) losses: watch::Sender<u64>,
     pub(super) shared: Arc<Shared>,
 }
 
-struct Pieces {
-    have: PieceSet,
-    unchecked: PieceSet,
-    digests: HashMap<PieceNumber, PieceDigest>,
+pub(super) struct Pieces {
+    pub(super) have: PieceSet,
+    pub(super) unchecked: PieceSet,
+    pub(super) digests: HashMap<PieceNumber, PieceDigest>,
     claims: HashMap<PieceNumber, Progress>,
-    checks: HashMap<PieceNumber, Arc<OnceCell<bool>>>,
+    pub(super) checks: HashMap<PieceNumber, Arc<OnceCell<bool>>>,
+    /// When those that are there were written, or last checked.
+    pub(super) checked: HashMap<PieceNumber, Instant>,
+    /// What a running download was promised room for.
+    expected: PieceSet,
+    /// What all of this adds up to.
+    weight: Weight,
     /// How often bytes that could be read were withdrawn.
-    withdrawals: u64,
+    pub(super) withdrawals: u64,
     /// The task was removed: nothing of it is recorded any more.
-    removed: bool,
-    state: StateRecord,
+    pub(super) removed: bool,
+    pub(super) state: StateRecord,
     /// The last access that was recorded.
     recorded_access: u64,
 }
@@ -91,11 +108,30 @@ struct Pieces {
 struct Progress {
     written: u64,
     published: bool,
+    /// Whether it has taken room.
+    has_room: bool,
 }
 
 impl Progress {
     fn readable(self) -> u64 {
         if self.published { self.written } else { 0 }
+    }
+}
+
+impl Pieces {
+    /// What a piece of this length adds to the room that is taken.
+    fn weight_of(&self, piece: PieceNumber, length: u64) -> Weight {
+        let claim = self.claims.get(&piece).filter(|claim| claim.has_room);
+        if claim.is_some() || self.have.contains(piece) || self.unchecked.contains(piece) {
+            let unwritten = claim.map_or(0, |claim| length - claim.written);
+            return Weight { held: length, promised: 0, unwritten };
+        }
+        Weight { promised: if self.expected.contains(piece) { length } else { 0 }, ..Weight::default() }
+    }
+
+    /// Nothing of the piece is there, and nobody writes it.
+    fn is_absent(&self, piece: PieceNumber) -> bool {
+        !(self.have.contains(piece) || self.unchecked.contains(piece) || self.claims.contains_key(&piece))
     }
 }
 
@@ -117,9 +153,11 @@ impl TaskState {
         let task = Self::build(kept.id, kept.record, place, kept.state, shared);
         let mut pieces = task.pieces();
         for (piece, digest) in kept.pieces {
-            if pieces.unchecked.insert(piece) {
-                pieces.digests.insert(piece, digest);
-            }
+            task.change(&mut pieces, piece, |pieces| {
+                if pieces.unchecked.insert(piece) {
+                    pieces.digests.insert(piece, digest);
+                }
+            });
         }
         drop(pieces);
         task
@@ -133,6 +171,9 @@ impl TaskState {
             digests: HashMap::new(),
             claims: HashMap::new(),
             checks: HashMap::new(),
+            checked: HashMap::new(),
+            expected: PieceSet::empty(count),
+            weight: Weight::default(),
             withdrawals: 0,
             removed: false,
             state,
@@ -144,14 +185,15 @@ impl TaskState {
             place,
             open: Mutex::default(),
             pieces: Mutex::new(pieces),
+            own_changes: Mutex::default(),
             changed: watch::Sender::new(0),
             pieces_changed: watch::Sender::new(0),
-            used: AtomicU64::new(0),
+            losses: watch::Sender::new(0),
             shared,
         }
     }
 
-    fn pieces(&self) -> MutexGuard<'_, Pieces> {
+    pub(super) fn pieces(&self) -> MutexGuard<'_, Pieces> {
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -159,7 +201,7 @@ impl TaskState {
         self.changed.send_modify(|version| *version += 1);
     }
 
-    fn bump_pieces(&self) {
+    pub(super) fn bump_pieces(&self) {
         self.pieces_changed.send_modify(|version| *version += 1);
         self.bump();
     }
@@ -168,7 +210,7 @@ impl TaskState {
     pub(super) fn content(&self) -> io::Result<Arc<Content>> {
         let path = match &self.place {
             Place::Memory(content) => return Ok(Arc::clone(content)),
-            Place::Disk { path, .. } => path,
+            Place::Disk(path) => path,
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(content) = open.upgrade() {
@@ -186,9 +228,8 @@ impl TaskState {
         content
     }
 
-    /// Notes a use. The order is kept exactly, the time is recorded once in a while.
-    pub(super) fn touch(&self, order: u64, now: u64) {
-        self.used.store(order, Ordering::Relaxed);
+    /// Notes a use. The time is recorded once in a while.
+    pub(super) fn touch(&self, now: u64) {
         let mut pieces = self.pieces();
         pieces.state.last_access = now;
         if now >= pieces.recorded_access.saturating_add(ACCESS_GRAIN) {
@@ -197,7 +238,7 @@ impl TaskState {
         }
     }
 
-    fn record_state(&self, pieces: &Pieces) {
+    pub(super) fn record_state(&self, pieces: &Pieces) {
         if !pieces.removed {
             self.shared.record(Op::State(self.id, pieces.state));
         }
@@ -207,13 +248,121 @@ impl TaskState {
         self.pieces().state
     }
 
+    /// Removes the file. Who holds the task goes on with it.
+    pub(super) fn remove_file(&self) {
+        let Place::Disk(path) = &self.place else { return };
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        match open {
+            Some(content) => self.change_file(&content, || files::remove(path)),
+            None => files::remove(path),
+        };
+    }
+
     /// Stops recording, as the last thing that is recorded of this task.
     pub(super) fn forget(&self) {
         let mut pieces = self.pieces();
         if !pieces.removed {
             pieces.removed = true;
+            self.shared.totals.change(pieces.weight, Weight::default());
+            self.gauge();
             self.shared.record(Op::Remove(self.id));
         }
+    }
+
+    /// Changes what there is of one piece, and what follows from it for the room that is taken.
+    pub(super) fn change<T>(
+        &self,
+        pieces: &mut Pieces,
+        piece: PieceNumber,
+        change: impl FnOnce(&mut Pieces) -> T,
+    ) -> T {
+        let length = self.record.geometry.span(piece).map_or(0, ByteRange::len);
+        let before = pieces.weight_of(piece, length);
+        let changed = change(pieces);
+        let after = pieces.weight_of(piece, length);
+        pieces.weight.change(before, after);
+        // What was removed takes the room of nobody else.
+        if !pieces.removed && before != after {
+            self.shared.totals.change(before, after);
+            self.gauge();
+        }
+        changed
+    }
+
+    fn gauge(&self) {
+        let held = self.shared.totals.get().held;
+        self.shared.metrics.bytes.set(i64::try_from(held).unwrap_or(i64::MAX));
+    }
+
+    /// The room that the task takes.
+    pub(super) fn weight(&self) -> Weight {
+        self.pieces().weight
+    }
+
+    /// The bytes of those of these pieces that are neither held nor promised room.
+    pub(super) fn unpromised(&self, wanted: &PieceSet) -> u64 {
+        let pieces = self.pieces();
+        let geometry = self.record.geometry;
+        let lengths = wanted.iter().filter_map(|piece| {
+            let length = geometry.span(piece)?.len();
+            let Weight { held, promised, .. } = pieces.weight_of(piece, length);
+            Some(length - held - promised)
+        });
+        lengths.sum()
+    }
+
+    /// Promises room for these pieces.
+    pub(super) fn expect(&self, wanted: &PieceSet) {
+        let mut pieces = self.pieces();
+        for piece in wanted.iter() {
+            self.change(&mut pieces, piece, |pieces| pieces.expected.insert(piece));
+        }
+    }
+
+    /// Takes back what was promised.
+    pub(super) fn expect_nothing(&self) {
+        let mut pieces = self.pieces();
+        let expected = pieces.expected.clone();
+        for piece in expected.iter() {
+            self.change(&mut pieces, piece, |pieces| pieces.expected.remove(piece));
+        }
+    }
+
+    /// The claimed piece takes its room.
+    pub(super) fn take_room(&self, piece: PieceNumber) {
+        let mut pieces = self.pieces();
+        self.change(&mut pieces, piece, |pieces| {
+            if let Some(progress) = pieces.claims.get_mut(&piece) {
+                progress.has_room = true;
+            }
+        });
+    }
+
+    /// Gives the file system back what the file occupies beyond its pieces; blocking. Nobody writes meanwhile what is
+    /// given back: it is claimed.
+    pub(super) fn give_back_leftovers(&self) {
+        let Place::Disk(path) = &self.place else { return };
+        let held = self.weight().held;
+        match files::size(path) {
+            Ok((_, occupied)) if occupied > held.saturating_add(LEFTOVERS) => {}
+            _ => return,
+        }
+        let absent: Vec<_> = {
+            let mut pieces = self.pieces();
+            let absent = self.record.geometry.pieces().filter(|piece| pieces.is_absent(*piece));
+            let absent: Vec<_> = absent.collect();
+            pieces.claims.extend(absent.iter().map(|&piece| (piece, Progress::default())));
+            absent
+        };
+        let spans = absent.iter().filter_map(|&piece| self.record.geometry.span(piece));
+        let punched = self.content().and_then(|content| {
+            let file = content.file().ok_or(io::ErrorKind::Unsupported)?;
+            self.change_file(&content, || files::punch(&file, spans))
+        });
+        if let Err(error) = punched {
+            tracing::debug!(task = %self.id, %error, "a content file's unused space cannot be given back");
+        }
+        absent.into_iter().for_each(|piece| self.release(piece));
     }
 
     /// How many pieces are good, and how many are to be checked.
@@ -222,19 +371,16 @@ impl TaskState {
         (pieces.have.len(), pieces.unchecked.len())
     }
 
-    /// Whether every piece was written at some time.
-    pub(super) fn is_written(&self) -> bool {
-        let (have, unchecked) = self.counts();
-        have + unchecked == self.record.geometry.count()
-    }
-
     /// Bytes of a claimed piece are in the content.
     pub(super) fn progress(&self, piece: PieceNumber, written: u64) {
         let mut pieces = self.pieces();
-        let Some(progress) = pieces.claims.get_mut(&piece) else { return };
-        progress.written = written;
-        let readable = progress.published;
+        let readable = self.change(&mut pieces, piece, |pieces| {
+            let progress = pieces.claims.get_mut(&piece)?;
+            progress.written = written;
+            Some(progress.published)
+        });
         drop(pieces);
+        let Some(readable) = readable else { return };
         if readable {
             self.bump();
         }
@@ -254,11 +400,18 @@ impl TaskState {
     /// The claimed piece is complete.
     pub(super) fn finish(&self, piece: PieceNumber, digest: PieceDigest) {
         let mut pieces = self.pieces();
-        if pieces.claims.remove(&piece).is_none() {
+        let finished = self.change(&mut pieces, piece, |pieces| {
+            let claimed = pieces.claims.remove(&piece).is_some();
+            if claimed {
+                pieces.have.insert(piece);
+                pieces.digests.insert(piece, digest);
+                pieces.checked.insert(piece, Instant::now());
+            }
+            claimed
+        });
+        if !finished {
             return;
         }
-        pieces.have.insert(piece);
-        pieces.digests.insert(piece, digest);
         if !pieces.removed {
             self.shared.record(Op::Piece(self.id, piece, digest));
         }
@@ -270,7 +423,8 @@ impl TaskState {
     /// The claimed piece is given up.
     pub(super) fn release(&self, piece: PieceNumber) {
         let mut pieces = self.pieces();
-        let Some(progress) = pieces.claims.remove(&piece) else { return };
+        let released = self.change(&mut pieces, piece, |pieces| pieces.claims.remove(&piece));
+        let Some(progress) = released else { return };
         pieces.withdrawals += u64::from(progress.readable() > 0);
         drop(pieces);
         self.bump();
@@ -292,45 +446,6 @@ impl TaskState {
         }
         end
     }
-
-    /// Reads a piece again; blocking.
-    fn agrees(&self, content: &Content, piece: PieceNumber, digest: PieceDigest) -> bool {
-        let Some(span) = self.record.geometry.span(piece) else { return false };
-        let mut hasher = PieceHasher::default();
-        let mut at = span.start();
-        while at < span.end() {
-            let Some(range) = ByteRange::new(at, span.end().min(at + MAX_READ)) else { return false };
-            match content.read_at(range) {
-                Ok(bytes) => hasher.update(&bytes),
-                Err(_) => return false,
-            }
-            at = range.end();
-        }
-        hasher.finish() == digest
-    }
-
-    fn settle_check(&self, piece: PieceNumber, good: bool) {
-        let mut pieces = self.pieces();
-        pieces.checks.remove(&piece);
-        if !pieces.unchecked.remove(piece) {
-            return;
-        }
-        if good {
-            pieces.have.insert(piece);
-            self.shared.metrics.pieces_rechecked.inc();
-        } else {
-            pieces.digests.remove(&piece);
-            pieces.state.verified = false;
-            if !pieces.removed {
-                self.shared.record(Op::Forget(self.id, piece));
-            }
-            self.record_state(&pieces);
-            self.shared.metrics.pieces_damaged.inc();
-            tracing::warn!(task = %self.id, %piece, "a stored piece is damaged: forgotten");
-        }
-        drop(pieces);
-        self.bump_pieces();
-    }
 }
 
 /// A handle on a stored task. While one is held the task is not evicted and its content stays open.
@@ -338,6 +453,7 @@ impl TaskState {
 pub struct StoredTask {
     pub(super) state: Arc<TaskState>,
     pub(super) content: Arc<Content>,
+    pub(super) store: Arc<Inner>,
 }
 
 impl std::fmt::Debug for StoredTask {
@@ -382,6 +498,42 @@ impl StoredTask {
         self.state.pieces().unchecked.clone()
     }
 
+    /// The pieces that are there, [checked](Self::check) or not.
+    pub fn held_pieces(&self) -> PieceSet {
+        let pieces = self.state.pieces();
+        let mut held = pieces.have.clone();
+        held.extend(pieces.unchecked.iter());
+        held
+    }
+
+    /// Whether every piece is there, [checked](Self::check) or not.
+    pub fn is_held(&self) -> bool {
+        let pieces = self.state.pieces();
+        pieces.have.len() + pieces.unchecked.len() == pieces.have.count()
+    }
+
+    /// Whether all pieces are there that have bytes of this range, [checked](Self::check) or not.
+    pub fn holds(&self, range: ByteRange) -> bool {
+        let pieces = self.state.pieces();
+        let mut covering = self.geometry().covering(range);
+        covering.all(|piece| pieces.have.contains(piece) || pieces.unchecked.contains(piece))
+    }
+
+    /// Whether this piece is there and still to be [checked](Self::check) before it is read.
+    pub fn is_unchecked(&self, piece: PieceNumber) -> bool {
+        self.state.pieces().unchecked.contains(piece)
+    }
+
+    /// Changes when a piece was found damaged: it is not there any more.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.state.losses.subscribe()
+    }
+
+    /// Whether both are handles on the same stored task, and not on one that took its place.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+    }
+
     /// All recorded pieces with their BLAKE3, also those that are still to be [checked](Self::check) before they are
     /// served: what this host says that it holds.
     pub fn held(&self) -> Held {
@@ -390,34 +542,6 @@ impl StoredTask {
         drop(pieces);
         held.sort_unstable_by_key(|&(piece, _)| piece);
         Held { geometry: self.geometry(), pieces: held }
-    }
-
-    /// Makes sure of one piece: true if it may be read. A piece of an earlier process is read again and compared with
-    /// its recorded digests, and forgotten where it disagrees. Concurrent calls for one piece are one check.
-    pub async fn check(&self, piece: PieceNumber) -> bool {
-        let (cell, digest) = {
-            let mut pieces = self.state.pieces();
-            if pieces.have.contains(piece) {
-                return true;
-            }
-            if !pieces.unchecked.contains(piece) {
-                return false;
-            }
-            let Some(&digest) = pieces.digests.get(&piece) else { return false };
-            (Arc::clone(pieces.checks.entry(piece).or_default()), digest)
-        };
-        *cell.get_or_init(|| self.recheck(piece, digest)).await
-    }
-
-    async fn recheck(&self, piece: PieceNumber, digest: PieceDigest) -> bool {
-        let task = self.clone();
-        let check = move || {
-            let good = task.state.agrees(&task.content, piece, digest);
-            task.state.settle_check(piece, good);
-            good
-        };
-        // An error means that the process is ending.
-        tokio::task::spawn_blocking(check).await.unwrap_or(false)
     }
 
     /// The digests of a piece that is there, checked or not.
@@ -431,7 +555,7 @@ impl StoredTask {
         let span = self.geometry().span(piece)?;
         {
             let mut pieces = self.state.pieces();
-            if pieces.have.contains(piece) || pieces.unchecked.contains(piece) || pieces.claims.contains_key(&piece) {
+            if !pieces.is_absent(piece) {
                 return None;
             }
             pieces.claims.insert(piece, Progress::default());
@@ -448,7 +572,8 @@ impl StoredTask {
     /// Reads bytes that are [available](Self::available), at most [`MAX_READ`].
     ///
     /// # Errors
-    /// `InvalidInput` for more; `NotFound` where bytes are not available (any more); the file's own errors.
+    /// `InvalidInput` for more; `NotFound` where bytes are not available (any more): then what is left of them is to be
+    /// [checked](Self::check).
     pub async fn read(&self, range: ByteRange) -> io::Result<Bytes> {
         if range.len() > MAX_READ {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many bytes for one read"));
@@ -464,7 +589,13 @@ impl StoredTask {
     fn read_now(&self, range: ByteRange) -> io::Result<Bytes> {
         for _ in 0..READ_TRIES {
             let before = self.readable(range)?;
-            let bytes = self.content.read_at(range)?;
+            let read = self.content.read_at(range);
+            self.state.look_for_changes(&self.content);
+            let Ok(bytes) = read else {
+                // A disk that does not give them, or a file that was cut short: the pieces' check finds out.
+                self.state.doubt(range);
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the bytes cannot be read any more"));
+            };
             if self.state.pieces().withdrawals == before {
                 return Ok(bytes);
             }

@@ -75,6 +75,7 @@ struct Core {
     claim: Claim,
     hasher: PieceHasher,
     written: u64,
+    has_room: bool,
     span: ByteRange,
 }
 
@@ -91,12 +92,17 @@ impl Drop for Claim {
 }
 
 impl Core {
-    /// Hashes and writes; blocking.
+    /// Hashes and writes; blocking. The piece takes its room in the storage with its first byte.
     fn write(&mut self, batch: &[Bytes]) -> io::Result<()> {
+        if !self.has_room {
+            self.claim.task.take_room(self.claim.piece)?;
+            self.has_room = true;
+        }
         for bytes in batch {
             self.hasher.update(bytes);
         }
-        self.claim.task.content.write_at(batch, self.span.start() + self.written)?;
+        let (task, at) = (&self.claim.task, self.span.start() + self.written);
+        task.state.change_file(&task.content, || task.content.write_at(batch, at))?;
         self.written += batch.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
         self.claim.task.state.progress(self.claim.piece, self.written);
         Ok(())
@@ -143,7 +149,7 @@ impl Inbox {
 impl PieceWriter {
     pub(super) fn new(task: StoredTask, piece: PieceNumber, span: ByteRange) -> Self {
         let claim = Claim { task: task.clone(), piece };
-        let core = Core { claim, hasher: PieceHasher::default(), written: 0, span };
+        let core = Core { claim, hasher: PieceHasher::default(), written: 0, has_room: false, span };
         let state = InboxState { queue: Vec::new(), queued: 0, pen: Pen::Idle(Box::new(core)), abandoned: false };
         let inbox = Arc::new(Inbox { state: Mutex::new(state), moved: Notify::new() });
         Self { task, piece, span, accepted: 0, publishing: false, inbox }

@@ -16,6 +16,7 @@ mod mirror;
 mod origin_itself;
 mod private;
 mod pull;
+mod ranges;
 mod realms;
 mod refusals;
 mod registry_itself;

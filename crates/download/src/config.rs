@@ -68,6 +68,14 @@ pub struct Config {
     pub source_run: u32,
     /// How long a download that may not use the source waits for peers without any progress.
     pub forbidden_patience: Duration,
+    /// A reader whose next piece is so many pieces ahead of the source stream gets a stream of its own, for so many pieces
+    /// at a time; 0: never.
+    pub far: u32,
+    /// Readers who want so many pieces at most, and less than half of the content, read here and there: what they wait for
+    /// is asked of the scheduler at once; 0: never.
+    pub scattered: u32,
+    /// How long what was under way for a reader that left may take to be finished.
+    pub leftover_grace: Duration,
     /// How long a download waits for its first reader.
     pub reader_grace: Duration,
 }
@@ -102,6 +110,9 @@ impl Default for Config {
             source_retries: 4,
             source_run: 16,
             forbidden_patience: Duration::from_secs(60),
+            far: 0,
+            scattered: 16,
+            leftover_grace: Duration::from_secs(15),
             reader_grace: Duration::from_secs(10),
         }
     }

@@ -142,6 +142,14 @@ pub enum Event {
     },
     /// The source stream ended by itself.
     SourceEnded(End),
+    /// The stream of [`Action::ReadAside`] ended by itself, well or not.
+    AsideEnded,
+    /// The answer of the source to an [`Action::ReadSource`] without a range brings just these pieces, because the driver
+    /// asked for what the reader wants. Told before [`Event::SourceOpened`]; no pieces where it fits none.
+    SourceGives {
+        /// From the first to the one behind the last.
+        pieces: std::ops::Range<u32>,
+    },
     /// A reader joins, or wants another range from now on.
     ReaderWants {
         /// The reader.
@@ -236,6 +244,13 @@ pub enum Action {
         /// The offset behind its last byte.
         end: u64,
     },
+    /// Read these bytes from the source beside the stream under way. Begins and ends where pieces do.
+    ReadAside {
+        /// The bytes.
+        range: ByteRange,
+    },
+    /// Drop the stream of [`Action::ReadAside`], if it has not ended.
+    StopAside,
     /// Drop the source stream, or the answer that was under way, and the unfinished piece's writer.
     StopSource,
     /// Everything that was wanted is here. The machine has ended.

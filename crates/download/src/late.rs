@@ -10,12 +10,17 @@ use std::time::Duration;
 use damselfly_core::swarm::Report;
 use damselfly_core::{Moment, PieceNumber};
 
+use super::link::Phase;
 use super::pieces::{Fetch, Producer, State};
 use super::source::Stage;
 use super::{Action, Config, Download};
 
 /// The longest that a usual piece adds to the patience with one.
 const MOST_USUAL: Duration = Duration::from_secs(8);
+
+/// How long readers who read here and there wait before the scheduler is asked for what they wait for: parents that it has
+/// just offered tell what they have in this time.
+const HURRY: Duration = Duration::from_millis(50);
 
 /// How often the patience doubles at most.
 const DOUBLINGS: u32 = 4;
@@ -39,13 +44,24 @@ pub(super) struct Late {
     /// How many pieces in a row were read from the source because nobody else brought them: the patience doubles with
     /// each, for a source that is slow is slower still if a herd asks it for single pieces.
     in_a_row: u32,
+    /// When readers who read here and there have waited long enough.
+    hurry: Option<Moment>,
     /// This download's share of the fleet's jitter.
     jitter: Duration,
 }
 
 impl Late {
     pub(super) fn new(now: Moment, jitter: Duration) -> Self {
-        Self { place: u64::MAX, at: now, asked: false, piece: None, confirmed: 0, in_a_row: 0, jitter: jitter / 2 }
+        Self {
+            place: u64::MAX,
+            at: now,
+            asked: false,
+            piece: None,
+            confirmed: 0,
+            in_a_row: 0,
+            hurry: None,
+            jitter: jitter / 2,
+        }
     }
 
     /// The scheduler has answered: somebody brings it, or here are those who have it. That is worth a wait, longer each
@@ -78,6 +94,27 @@ impl Download {
         self.config.slow_margin + self.took.map_or(self.config.late, |took| took.min(MOST_USUAL).mul_f64(1.5))
     }
 
+    /// Whether readers want little of the content, here and there.
+    fn is_scattered(&self) -> bool {
+        let wanted = self.wanted.len();
+        wanted <= self.config.scattered && wanted.saturating_mul(2) <= self.wanted.count()
+    }
+
+    /// The scheduler has spoken for the first time. The runs that it leases by itself are not where readers read who read
+    /// here and there, as a rule.
+    pub(super) fn hurry(&mut self, now: Moment) {
+        self.late.hurry = self.is_scattered().then_some(now + HURRY);
+    }
+
+    /// Whether the scheduler is there to be asked for what readers wait for, and no parent could give it.
+    fn is_hurried(&self, next: &[PieceNumber]) -> bool {
+        let answered = matches!(self.link.phase, Phase::Waiting | Phase::Served);
+        let needed = |piece: &PieceNumber| {
+            self.pieces.as_ref().is_some_and(|pieces| pieces.is_needed(*piece) && !pieces.is_ready(*piece))
+        };
+        answered && !self.late.asked && self.source.urgent.is_none() && next.iter().any(needed)
+    }
+
     fn patience(&self) -> Duration {
         let hurry = if self.readers.any_reader() { 1 } else { UNHURRIED };
         let usual = self.config.late + self.took.unwrap_or_default().min(MOST_USUAL);
@@ -87,7 +124,7 @@ impl Download {
     /// When [`Self::look_after_the_late`] has something to do; `None` where no reader waits.
     pub(super) fn late_deadline(&self) -> Option<Moment> {
         let waits = self.pieces.is_some() && self.readers.any() && self.source.is_usable();
-        waits.then_some(self.late.at)
+        waits.then(|| self.late.hurry.map_or(self.late.at, |hurry| hurry.min(self.late.at)))
     }
 
     /// Sees to it that no reader waits long for its next piece.
@@ -102,10 +139,12 @@ impl Download {
             let in_a_row = if self.source.urgent.take().is_some() { before + 1 } else { before / 2 };
             self.late.in_a_row = in_a_row;
             let at = now + self.patience();
-            self.late = Late { place, at, asked: false, piece: None, confirmed: 0, in_a_row, jitter };
+            let hurry = self.is_scattered().then_some(now + HURRY);
+            self.late = Late { place, at, asked: false, piece: None, confirmed: 0, in_a_row, hurry, jitter };
             return;
         }
-        if self.late.at > now {
+        let hurried = self.late.hurry.take_if(|at| *at <= now).is_some() && self.is_hurried(&next);
+        if self.late.at > now && !hurried {
             return;
         }
         let Some(piece) = next.iter().copied().find(|&piece| !self.comes(now, piece)) else {
@@ -186,7 +225,7 @@ impl Download {
             Some(State::InFlight(Producer::Parent)) => {
                 self.fetch_of(piece).is_some_and(|fetch| !fetch.slow && fetch.since + self.fair_time() > now)
             }
-            Some(State::InFlight(Producer::Source)) => true,
+            Some(State::InFlight(Producer::Source | Producer::Aside)) => true,
             _ => false,
         }
     }

@@ -14,6 +14,8 @@
 //!   stream goes on behind the bytes that are there already; on anything else that touches the piece it is dropped.
 //! - Actions are done in the order in which they are polled.
 //!
+//! - The stream of an [`Action::ReadAside`] tells of its pieces with [`Event::PieceHeld`], and of its end with one
+//!   [`Event::AsideEnded`], unless [`Action::StopAside`] came first.
 //! - Every [`Action::AskTurn`] is answered by one [`Event::Turn`] or [`Event::TurnRefused`], unless the parent is left.
 //!
 //! Pieces come from several places at once. The scheduler leases runs of pieces to be read from the source; all others
@@ -25,6 +27,7 @@
 //! **A piece has one producer at a time. A piece is held only once its bytes were compared with whatever is known of
 //! them. Unless it has ended, the machine is always fetching, or waiting with a deadline.**
 
+mod aside;
 mod config;
 mod event;
 mod from_parents;

@@ -119,7 +119,12 @@ impl Download {
             Event::ParentGone { parent, fault } => self.parent_gone(now, &parent, fault),
             Event::PieceArrived { parent, piece, digest } => self.arrived(now, parent, piece, digest),
             Event::PieceFailed { parent, piece, fault } => self.failed(now, parent, piece, fault),
-            Event::PieceHeld { piece } => self.held(piece),
+            Event::PieceHeld { piece } => {
+                self.held(piece);
+                self.aside_got_on(now);
+            }
+            Event::AsideEnded => self.aside_ended(now),
+            Event::SourceGives { pieces } => self.source.gives = Some(pieces),
             Event::PieceLost { piece } => self.lost(piece),
             Event::SourceOpened { geometry } => self.source_opened(now, geometry),
             Event::SourcePiece { piece, digest } => self.source_piece(now, piece, digest),
@@ -131,7 +136,7 @@ impl Download {
             }
             Event::ReaderAt { reader, offset } => self.readers.moved(reader, offset, self.geometry()),
             Event::ReaderGone { reader } => {
-                if self.readers.remove(reader, self.geometry()) {
+                if self.readers.remove(reader, &self.under_way(), now, self.geometry()) {
                     self.want();
                 }
             }
@@ -147,7 +152,8 @@ impl Download {
             }
             Event::Timer => {}
         }
-        if self.pieces.as_ref().is_some_and(|pieces| self.readers.release(pieces)) {
+        let grace = self.config.leftover_grace;
+        if self.pieces.as_ref().is_some_and(|pieces| self.readers.release(pieces, now, grace)) {
             self.want();
         }
         self.settle(now);
@@ -156,6 +162,9 @@ impl Download {
     }
 
     fn answer(&mut self, now: Moment, answer: Answer) {
+        if self.link.phase == Phase::Asked {
+            self.hurry(now);
+        }
         match answer {
             Answer::Wait => {
                 self.late.confirmed(now, &self.config);
@@ -294,6 +303,17 @@ impl Download {
         }
     }
 
+    /// The pieces that are being brought at this moment.
+    fn under_way(&self) -> Vec<PieceNumber> {
+        let from_parents = self.pieces.iter().flat_map(|pieces| pieces.fetches.keys().copied());
+        let from_source = match &self.source.stage {
+            Stage::Reading { run: Some(run), .. } if !run.is_empty() => Some(PieceNumber(run.start)),
+            _ => None,
+        };
+        let aside = self.source.aside.as_ref().map(|aside| PieceNumber(aside.next));
+        from_parents.chain(from_source).chain(aside).collect()
+    }
+
     /// The store has the piece, whoever put it there.
     pub(super) fn held(&mut self, piece: PieceNumber) {
         if let Some(fetch) = self.pieces.as_ref().and_then(|pieces| pieces.fetches.get(&piece)) {
@@ -351,6 +371,9 @@ impl Download {
             for (piece, fetch) in std::mem::take(&mut pieces.fetches) {
                 self.actions.push_back(Action::Cancel { parent: fetch.parent, piece });
             }
+        }
+        if self.source.aside.take().is_some() {
+            self.actions.push_back(Action::StopAside);
         }
         if self.source.is_reading() || self.source.under_way {
             self.actions.push_back(Action::StopSource);

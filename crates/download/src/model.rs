@@ -32,7 +32,12 @@ pub(crate) fn offer(name: &str) -> Offer {
 pub(crate) fn setup(pieces: Option<u64>) -> Setup {
     Setup {
         // What is done for a reader that waits for one piece has tests of its own.
-        config: Config { jitter: Duration::ZERO, late: Duration::from_secs(100_000), ..Config::default() },
+        config: Config {
+            jitter: Duration::ZERO,
+            late: Duration::from_secs(100_000),
+            scattered: 0,
+            ..Config::default()
+        },
         geometry: pieces.map(geometry),
         have: PieceSet::empty(0),
         source: SourceWish::Allowed,
@@ -54,6 +59,8 @@ struct Model {
     arrived: BTreeSet<PieceNumber>,
     /// The pieces from the next one to the one behind the last.
     source: Option<(u32, u32)>,
+    /// The stream beside it.
+    aside: Option<(u32, u32)>,
     have: BTreeSet<PieceNumber>,
     followed: BTreeSet<PeerId>,
     /// Parents that serve by turns; those that were asked for one, and the one that gave it and waits for a word.
@@ -90,8 +97,9 @@ impl Model {
                     assert_eq!(self.given.take().as_ref(), Some(&parent), "only in its turn");
                 }
                 assert!(!self.have.contains(&piece) && !self.arrived.contains(&piece));
-                let by_source = self.source.is_some_and(|(next, end)| (next..end).contains(&piece.0));
-                assert!(!by_source, "{piece} has a producer: the source");
+                let streams = [self.source, self.aside].into_iter().flatten();
+                let mut by_source = streams.filter(|(next, end)| (*next..*end).contains(&piece.0));
+                assert_eq!(by_source.next(), None, "{piece} has a producer: the source");
                 assert_eq!(self.fetches.insert(piece, parent), None, "{piece} has a producer");
             }
             Action::Cancel { parent, piece } => assert_eq!(self.fetches.remove(&piece), Some(parent)),
@@ -106,12 +114,25 @@ impl Model {
                 });
                 for piece in first..end {
                     assert!(!self.fetches.contains_key(&PieceNumber(piece)), "#{piece} has a producer: a parent");
+                    let aside = self.aside.is_some_and(|(next, end)| (next..end).contains(&piece));
+                    assert!(!aside, "#{piece} has a producer: the second stream");
                 }
                 self.source = Some((first, end));
             }
+            Action::ReadAside { range } => {
+                assert_eq!(self.aside, None, "one at a time");
+                let (first, end) = ((range.start() / PIECE) as u32, range.end().div_ceil(PIECE) as u32);
+                for piece in first..end {
+                    let by_source = self.source.is_some_and(|(next, end)| (next..end).contains(&piece));
+                    assert!(!by_source && !self.fetches.contains_key(&PieceNumber(piece)), "#{piece} has a producer");
+                }
+                self.aside = Some((first, end));
+            }
+            Action::StopAside => self.aside = None,
             Action::StopSource => self.source = None,
             Action::Finish | Action::Fail(_) => {
-                assert!(self.fetches.is_empty() && self.source.is_none(), "everything is stopped at the end");
+                let streams = self.source.is_some() || self.aside.is_some();
+                assert!(self.fetches.is_empty() && !streams, "everything is stopped at the end");
                 self.ended = true;
             }
             Action::Register { .. } | Action::Report(_) => {}

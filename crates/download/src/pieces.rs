@@ -14,6 +14,8 @@ pub(super) enum Producer {
     Parent,
     /// The source stream, now or when it gets there.
     Source,
+    /// The second source stream, of a reader that is far ahead.
+    Aside,
 }
 
 /// The state of one piece.

@@ -25,13 +25,16 @@ impl Download {
         let fetch = oldest.map(|since| since + self.config.piece_timeout);
         let resort = (!self.is_busy()).then(|| self.quiet + self.link.resort(&self.config, self.outlook()).1);
         let turns = self.turns_deadline();
-        let others = [self.source.deadline(&self.config), self.link.again, self.late_deadline()];
-        [fetch, resort, turns].into_iter().chain(others).flatten().min()
+        let others = [self.source.deadline(&self.config), self.link.again, self.late_deadline(), self.aside_deadline()];
+        let leftover = self.readers.deadline(self.config.leftover_grace);
+        [fetch, resort, turns, leftover].into_iter().chain(others).flatten().min()
     }
 
     /// Whether something is under way that will bring a piece or fail.
     fn is_busy(&self) -> bool {
-        self.source.is_busy() || self.pieces.as_ref().is_some_and(|pieces| !pieces.fetches.is_empty())
+        self.source.is_busy()
+            || self.source.aside.is_some()
+            || self.pieces.as_ref().is_some_and(|pieces| !pieces.fetches.is_empty())
     }
 
     fn outlook(&self) -> Outlook {
@@ -52,9 +55,11 @@ impl Download {
             return;
         }
         self.expire(now);
+        self.expire_aside(now);
+        // What is not wanted of a lease is given back before another one is asked for.
+        self.decline_lease();
         self.look_after_the_late(now);
         self.read_what_is_slow(now);
-        self.decline_lease();
         self.leave_source();
         // A resort may open the way to another one at once; there are only so many.
         for _ in 0..=self.config.reschedules + 4 {
@@ -71,6 +76,7 @@ impl Download {
                 break;
             }
         }
+        self.read_aside(now);
         if self.is_busy() {
             self.was_busy = true;
             self.quiet = now;
@@ -253,8 +259,9 @@ impl Download {
     pub(super) fn claim_whole(&mut self) {
         let Stage::Reading { run: None, lived } = self.source.stage else { return };
         let Some(pieces) = &self.pieces else { return };
-        if pieces.geometry().pieces().all(|piece| pieces.is_needed(piece)) {
-            self.claim(0, pieces.geometry().count(), lived);
+        let run = self.source.gives.take().unwrap_or(0..pieces.geometry().count());
+        if !run.is_empty() && run.clone().all(|piece| pieces.is_needed(PieceNumber(piece))) {
+            self.claim(run.start, run.end, lived);
         } else {
             self.source.stage = Stage::Idle;
             self.actions.push_back(Action::StopSource);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use damselfly_core::{Geometry, PieceNumber, PieceSet, RangeWish};
+use std::time::Duration;
+
+use damselfly_core::{Geometry, Moment, PieceNumber, PieceSet, RangeWish};
 
 use super::ReaderId;
 use super::pieces::{Pieces, State};
@@ -18,6 +20,15 @@ struct Reader {
     end: u32,
     /// It has got every byte and left; what it read ahead of the finished pieces is still to be finished.
     served: bool,
+    /// It left before it had every byte: what it leaves to be finished.
+    leftover: Option<Leftover>,
+}
+
+/// The pieces that were under way when their reader left: they are paid for, and kept.
+#[derive(Debug)]
+struct Leftover {
+    pieces: Vec<PieceNumber>,
+    since: Moment,
 }
 
 /// The readers of one download, and whether the whole is wanted without any.
@@ -32,7 +43,7 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn want(&mut self, id: ReaderId, wish: RangeWish, geometry: Option<Geometry>) {
         self.ever = true;
-        let mut reader = Reader { wish, at: 0, cursor: 0, end: 0, served: false };
+        let mut reader = Reader { wish, at: 0, cursor: 0, end: 0, served: false, leftover: None };
         if let Some(geometry) = geometry {
             reader.resolve(geometry);
         }
@@ -53,28 +64,56 @@ impl Readers {
         }
     }
 
-    /// A reader has left; says whether its need is gone. One that has got every byte leaves its need behind until
-    /// [`Self::release`] finds the pieces finished: its last bytes came ahead of the end of their piece.
-    pub(super) fn remove(&mut self, id: ReaderId, geometry: Option<Geometry>) -> bool {
+    /// A reader has left; says whether its need has changed. One that has got every byte leaves its need behind until
+    /// [`Self::release`] finds the pieces finished: its last bytes came ahead of the end of their piece. Any other one
+    /// leaves those of its pieces behind that are under way.
+    pub(super) fn remove(
+        &mut self,
+        id: ReaderId,
+        under_way: &[PieceNumber],
+        now: Moment,
+        geometry: Option<Geometry>,
+    ) -> bool {
         let Some(reader) = self.readers.get_mut(&id) else { return false };
         let range = geometry.and_then(|geometry| reader.wish.resolve(geometry.length()));
         reader.served = range.is_some_and(|range| !range.is_empty() && reader.at >= range.end());
-        !reader.served && self.readers.remove(&id).is_some()
-    }
-
-    /// Forgets the readers who were served and whose pieces are all here, if others are left; says whether there were
-    /// any. The last of them stay: with them the download has finished, without anybody it would be abandoned.
-    pub(super) fn release(&mut self, pieces: &Pieces) -> bool {
-        let before = self.readers.len();
-        if self.readers.values().all(|reader| reader.served) {
+        if reader.served {
             return false;
         }
-        let geometry = pieces.geometry();
+        let (first, end) = geometry.and_then(|geometry| reader.span(geometry)).unwrap_or((0, 0));
+        let own = under_way.iter().copied().filter(|piece| (first..end).contains(&piece.0));
+        let pieces: Vec<_> = own.collect();
+        if pieces.is_empty() {
+            self.readers.remove(&id);
+        } else {
+            reader.leftover = Some(Leftover { pieces, since: now });
+        }
+        true
+    }
+
+    /// Forgets the readers who were served and whose pieces are all here, if others are left; and those who left pieces
+    /// under way that nobody brings any more, or not within `grace`. Says whether there were any. The last of those whose
+    /// pieces are here stay: with them the download has finished, without anybody it would be abandoned.
+    pub(super) fn release(&mut self, pieces: &Pieces, now: Moment, grace: Duration) -> bool {
+        let before = self.readers.len();
         self.readers.retain(|_, reader| {
-            let mut span = reader.span(geometry).map_or(0..0, |(first, end)| first..end);
-            !(reader.served && span.all(|piece| pieces.state(PieceNumber(piece)) == Some(State::Have)))
+            let Some(leftover) = &reader.leftover else { return true };
+            let comes = |piece| matches!(pieces.state(piece), Some(State::Have | State::InFlight(_)));
+            now < leftover.since + grace && leftover.pieces.iter().all(|&piece| comes(piece))
         });
+        if self.whole || self.any_reader() {
+            let geometry = pieces.geometry();
+            self.readers.retain(|_, reader| {
+                let is_here = |piece: &PieceNumber| pieces.state(*piece) == Some(State::Have);
+                !(reader.has_left() && reader.wanted(geometry).iter().all(is_here))
+            });
+        }
         self.readers.len() < before
+    }
+
+    /// When [`Self::release`] has something to do, whatever happens.
+    pub(super) fn deadline(&self, grace: Duration) -> Option<Moment> {
+        self.readers.values().filter_map(|reader| Some(reader.leftover.as_ref()?.since + grace)).min()
     }
 
     /// Whether anybody wants anything.
@@ -84,7 +123,7 @@ impl Readers {
 
     /// Whether somebody reads.
     pub(super) fn any_reader(&self) -> bool {
-        self.readers.values().any(|reader| !reader.served)
+        self.readers.values().any(|reader| !reader.has_left())
     }
 
     /// The pieces that are wanted.
@@ -94,9 +133,7 @@ impl Readers {
         }
         let mut wanted = PieceSet::empty(geometry.count());
         for reader in self.readers.values() {
-            if let Some((first, end)) = reader.span(geometry) {
-                wanted.extend((first..end).map(PieceNumber));
-            }
+            wanted.extend(reader.wanted(geometry));
         }
         wanted
     }
@@ -117,6 +154,7 @@ impl Readers {
         let here: Vec<_> = self
             .readers
             .values_mut()
+            .filter(|reader| reader.leftover.is_none())
             .map(|reader| {
                 while reader.cursor < reader.end && pieces.state(PieceNumber(reader.cursor)) == Some(State::Have) {
                     reader.cursor += 1;
@@ -133,6 +171,18 @@ impl Reader {
         let (first, end) = self.span(geometry).unwrap_or((0, 0));
         let at = geometry.piece_at(self.at).map_or(first, |at| at.0);
         (self.cursor, self.end) = (first.max(at).min(end), end);
+    }
+
+    fn has_left(&self) -> bool {
+        self.served || self.leftover.is_some()
+    }
+
+    /// The pieces that it wants, or that it left to be finished.
+    fn wanted(&self, geometry: Geometry) -> Vec<PieceNumber> {
+        match &self.leftover {
+            Some(leftover) => leftover.pieces.clone(),
+            None => self.span(geometry).map_or(Vec::new(), |(first, end)| (first..end).map(PieceNumber).collect()),
+        }
     }
 
     /// The first piece that it wants, and the one behind its last.

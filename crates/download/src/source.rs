@@ -6,6 +6,7 @@ use std::time::Duration;
 use damselfly_core::swarm::SourceWish;
 use damselfly_core::{Moment, PieceNumber};
 
+use super::aside::Aside;
 use super::{Config, Failure};
 
 /// A cut stream that brought at least so many bytes since the last cut has made progress, and its retries are counted
@@ -53,6 +54,12 @@ pub(super) struct Source {
     pub(super) silent: Option<Moment>,
     /// When the scheduler was last told that the stream lives.
     pub(super) told: Moment,
+    /// The stream of a reader that is far ahead.
+    pub(super) aside: Option<Aside>,
+    /// One has ended without its pieces: there is no other one.
+    pub(super) aside_failed: bool,
+    /// The pieces that an answer brings which was asked for before the geometry was known, if not all.
+    pub(super) gives: Option<Range<u32>>,
     /// An answer from offset 0 on is open, and not yet used.
     pub(super) under_way: bool,
     forbidden: bool,
@@ -76,6 +83,9 @@ impl Source {
             moved: false,
             silent: None,
             told: Moment::START,
+            aside: None,
+            aside_failed: false,
+            gives: None,
             under_way,
             forbidden: wish == SourceWish::Forbidden,
             tries: 0,

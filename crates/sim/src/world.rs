@@ -611,6 +611,7 @@ impl World {
                 }
             }
             Action::StopSource => self.drop_stream(index),
+            Action::ReadAside { .. } | Action::StopAside => panic!("host {index} has no reader far ahead"),
             Action::Finish => self.ended(index, true),
             Action::Fail(failure) => {
                 use download::Failure;

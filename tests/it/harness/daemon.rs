@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Answer, Ask, Process, rot, wait_for};
+use super::{Answer, Ask, Process, cut_short, rot, wait_for};
 
 /// The path of one of the workspace's executables.
 pub(crate) fn binary(name: &str) -> PathBuf {
@@ -237,6 +237,11 @@ impl Daemon {
     /// Flips a bit of the stored content of `length` bytes at this offset.
     pub(crate) fn rot(&self, length: usize, offset: usize) {
         rot(&self.plan.data(), length, offset);
+    }
+
+    /// Cuts the stored content of `length` bytes short.
+    pub(crate) fn cut_short(&self, length: usize, left: usize) {
+        cut_short(&self.plan.data(), length, left);
     }
 
     /// Kills it as a power cut would, and starts it again on what is on its disk.

@@ -36,17 +36,28 @@ impl Drop for Mount {
 
 /// Flips a bit, at an offset, of every file of exactly `length` bytes below a directory; there must be one.
 pub(crate) fn rot(directory: &Path, length: usize, offset: usize) {
-    let files = files_below(directory)
-        .into_iter()
-        .filter(|path| fs::metadata(path).is_ok_and(|metadata| metadata.size() == length as u64));
-    let files: Vec<_> = files.collect();
-    assert!(!files.is_empty(), "no content of {length} bytes is stored");
-    for path in files {
-        let file = File::options().read(true).write(true).open(path).expect("the content file");
+    for file in files_of(directory, length) {
         let mut byte = [0];
         file.read_exact_at(&mut byte, offset as u64).expect("the content is there");
         file.write_all_at(&[byte[0] ^ 0x10], offset as u64).expect("the content can be written");
     }
+}
+
+/// Cuts every file of exactly `length` bytes below a directory short; there must be one.
+pub(crate) fn cut_short(directory: &Path, length: usize, left: usize) {
+    for file in files_of(directory, length) {
+        file.set_len(left as u64).expect("the content can be cut");
+    }
+}
+
+/// The files of exactly `length` bytes below a directory.
+fn files_of(directory: &Path, length: usize) -> Vec<File> {
+    let has_length = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.size() == length as u64);
+    let paths = files_below(directory).into_iter().filter(has_length);
+    let open = |path| File::options().read(true).write(true).open(path).expect("the content file");
+    let files: Vec<_> = paths.map(open).collect();
+    assert!(!files.is_empty(), "no content of {length} bytes is stored");
+    files
 }
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {

@@ -29,7 +29,7 @@ pub(crate) use addresses::Addresses;
 pub(crate) use client::{Answer, Ask, Ending};
 pub(crate) use content::{contains, random, sha256_hex};
 pub(crate) use daemon::{Daemon, DaemonPlan, Scheduler, binary};
-pub(crate) use disk::{Mount, assert_no_file, assert_nowhere, rot};
+pub(crate) use disk::{Mount, assert_no_file, assert_nowhere, cut_short, rot};
 pub(crate) use fleet::{Fleet, all};
 pub(crate) use image::{Image, digest};
 pub(crate) use liar::Liar;

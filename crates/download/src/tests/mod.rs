@@ -1,5 +1,6 @@
 //! The machine's rules by name, every state with every event, and random events against the invariants.
 
+mod aside;
 mod parents;
 mod random;
 mod readers;

@@ -1,5 +1,7 @@
 //! What is needed follows the readers, and so does the order.
 
+use damselfly_core::swarm::PieceFault;
+
 use super::*;
 
 fn gone(bench: &mut Bench, reader: u64) -> Vec<Action> {
@@ -117,20 +119,57 @@ fn rarest_first_where_nobody_reads() {
 fn a_reader_that_leaves_takes_its_needs_with_it() {
     let mut bench = Bench::new(setup(Some(10)));
     bench.wants(1, range(0, 1));
-    bench.wants(2, range(8, 9));
+    bench.wants(2, range(7, 9));
     bench.parents(&["a"], false);
     assert_eq!(bench.has("a", 8), [fetch("a", 8)]);
-    assert_eq!(gone(&mut bench, 2), [Action::Cancel { parent: peer("a"), piece: PieceNumber(8) }]);
+    assert_eq!(gone(&mut bench, 2), [], "what is under way is paid for");
+    assert_eq!(bench.has("a", 7), [], "and nothing else is wanted any more");
+    assert_eq!(bench.arrives("a", 8), kept(8, "a"));
     assert_eq!(bench.has("a", 0), [fetch("a", 0)]);
+    assert_eq!(bench.arrives("a", 0)[..2], kept(0, "a"));
+    assert!(bench.download.has_ended());
 }
 
 #[test]
-fn when_the_last_reader_leaves_everything_stops() {
-    let mut bench = Bench::granted(2);
-    let end = [Action::StopSource, Action::Report(Report::Failed), Action::Fail(Failure::Abandoned)];
-    assert_eq!(gone(&mut bench, 1), end);
-    assert_eq!(bench.sourced(0), [], "nothing is heard after the end");
+fn when_the_last_reader_leaves_the_piece_under_way_is_finished_and_everything_stops() {
+    let mut bench = Bench::granted(3);
+    bench.sourced(0);
+    assert_eq!(gone(&mut bench, 1), []);
+    let end = [finished(1, None), Action::StopSource, Action::Report(Report::Finished), Action::Finish];
+    assert_eq!(bench.sourced(1), end);
+    assert_eq!(bench.sourced(2), [], "nothing is heard after the end");
     assert_eq!((bench.download.deadline(), bench.download.has_ended()), (None, true));
+}
+
+#[test]
+fn what_a_reader_left_is_not_asked_for_again() {
+    let end = [Action::Report(Report::Failed), Action::Fail(Failure::Abandoned)];
+    let mut bench = Bench::granted(3);
+    assert_eq!(gone(&mut bench, 1), []);
+    assert_eq!(bench.tell(Event::SourceEnded(End::Cut)), end);
+
+    let mut bench = Bench::whole(2);
+    bench.parents(&["a"], false);
+    bench.has("a", 0);
+    assert_eq!(gone(&mut bench, 1), []);
+    let fault = PieceFault::Missing;
+    let failed = bench.tell(Event::PieceFailed { parent: peer("a"), piece: PieceNumber(0), fault });
+    assert_eq!(failed[failed.len() - 2..], end);
+}
+
+#[test]
+fn what_a_reader_left_is_waited_for_only_so_long() {
+    let mut bench = Bench::granted(2);
+    assert_eq!(gone(&mut bench, 1), []);
+    for second in 1.. {
+        let actions = bench.tell(Event::SourceProgress { bytes: 1 });
+        if bench.download.has_ended() {
+            let end = [Action::StopSource, Action::Report(Report::Failed), Action::Fail(Failure::Abandoned)];
+            assert_eq!(actions[actions.len() - 3..], end);
+            return assert_eq!(Duration::from_secs(second - 1), Config::default().leftover_grace);
+        }
+        bench.now = bench.now + Duration::from_secs(1);
+    }
 }
 
 #[test]
@@ -159,6 +198,7 @@ fn a_prefetch_goes_on_without_readers_until_the_daemon_drains() {
     let mut bench = Bench::granted(4);
     bench.tell(Event::WantWhole);
     assert_eq!(gone(&mut bench, 1), []);
+    assert_eq!(bench.sourced(0), [finished(0, None)]);
     let actions = bench.tell(Event::Drain);
     assert_eq!(actions[actions.len() - 1], Action::Fail(Failure::Abandoned));
 }

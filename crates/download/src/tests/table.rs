@@ -132,6 +132,8 @@ fn events() -> Vec<Event> {
         fault(&a, first, PieceFault::Gone),
         fault(&a, first, PieceFault::Missing),
         fault(&nobody, none, PieceFault::Bad),
+        Event::AsideEnded,
+        Event::SourceGives { pieces: 1..3 },
         Event::PieceHeld { piece: first },
         Event::PieceHeld { piece: none },
         Event::PieceLost { piece: first },
