@@ -156,6 +156,8 @@ impl Download {
     }
 
     fn answer(&mut self, now: Moment, answer: Answer) {
+        self.late.silent = false;
+        self.source.unanswered = false;
         match answer {
             Answer::Wait => {
                 self.late.confirmed(now, &self.config);
