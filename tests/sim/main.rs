@@ -4,6 +4,7 @@
 //! failed becomes a test with a name.
 
 mod named;
+mod slow_origin;
 mod stragglers;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ fn plan(seed: u64, hosts: usize, pieces: u64) -> Plan {
         uploads: 4,
         link: LINK,
         origin: LINK,
+        origin_each: f64::INFINITY,
         arrivals: Duration::from_millis(100),
         delay: Duration::from_millis(2),
         odd: 0,
@@ -184,6 +186,7 @@ fn excused(faults: &[Fault], hosts: usize, pieces: f64) -> f64 {
         Fault::Kill { .. }
         | Fault::Revive { .. }
         | Fault::Freeze { .. }
+        | Fault::FreezeScheduler { .. }
         | Fault::Delay { .. }
         | Fault::CutOff { .. }
         | Fault::Slow { .. } => 0.0,

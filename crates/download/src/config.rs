@@ -24,9 +24,11 @@ pub struct Config {
     pub late: Duration,
     /// How long the scheduler may take to answer that.
     pub late_grace: Duration,
-    /// How often the scheduler is believed that somebody brings a late piece. Its word is good: it hears from whoever reads
-    /// the source every second. A source that is slow is slower still if everybody reads it.
+    /// How often the scheduler is believed that somebody brings a late piece that parents have.
     pub late_confirmed: u32,
+    /// How often it is believed where no parent has it: somebody reads it from the source, and the scheduler hears from that
+    /// one every second. A source that is slow is slower still if everybody reads it. With [`Self::late`] two minutes.
+    pub late_read: u32,
     /// How many pieces ahead of a reader are fetched before the rest of the content.
     pub window: u32,
     /// How often at most the very next piece of a reader is preferred to others of its window. Less means a steadier
@@ -91,6 +93,7 @@ impl Default for Config {
             late: Duration::from_millis(1500),
             late_grace: Duration::from_millis(500),
             late_confirmed: 8,
+            late_read: 24,
             window: 16,
             urgent_interval: Duration::from_millis(500),
             urgent_share: 4,

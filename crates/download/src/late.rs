@@ -3,7 +3,7 @@
 //! First the scheduler: it knows who has the piece or reads it, and gives the lease of it to somebody who gets on. If it
 //! says "wait", somebody does, and that is believed a few times. If it says nothing, the source is read for just that
 //! piece, after a moment drawn by chance: of a herd that waits for one piece few read it, and the others have it from
-//! them.
+//! them. If it then still says nothing, its connection is of no use, though it stands: the source is read until it speaks.
 
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct Late {
     pub(super) at: Moment,
     /// The scheduler was asked, and has not answered.
     asked: bool,
+    /// It did not answer when it was last asked, and has said nothing since.
+    pub(super) silent: bool,
     /// For which piece.
     piece: Option<PieceNumber>,
     /// How often it answered that one should wait, since the readers last got on.
@@ -56,6 +58,7 @@ impl Late {
             place: u64::MAX,
             at: now,
             asked: false,
+            silent: false,
             piece: None,
             confirmed: 0,
             in_a_row: 0,
@@ -135,12 +138,12 @@ impl Download {
             return;
         }
         if place != self.late.place {
-            let (jitter, before) = (self.late.jitter, self.late.in_a_row);
-            let in_a_row = if self.source.urgent.take().is_some() { before + 1 } else { before / 2 };
+            let (jitter, before, silent) = (self.late.jitter, self.late.in_a_row, self.late.silent);
+            let in_a_row = if self.source.urgent.take().is_some() && !silent { before + 1 } else { before / 2 };
             self.late.in_a_row = in_a_row;
             let at = now + self.patience();
             let hurry = self.is_scattered().then_some(now + HURRY);
-            self.late = Late { place, at, asked: false, piece: None, confirmed: 0, in_a_row, hurry, jitter };
+            self.late = Late { place, at, asked: false, silent, piece: None, confirmed: 0, in_a_row, hurry, jitter };
             return;
         }
         let hurried = self.late.hurry.take_if(|at| *at <= now).is_some() && self.is_hurried(&next);
@@ -159,14 +162,16 @@ impl Download {
         if let Some(fetch) = self.pieces.as_mut().and_then(|pieces| pieces.fetches.get_mut(&piece)) {
             fetch.slow |= fetch.since + fair <= now;
         }
-        let believes = self.late.confirmed <= self.config.late_confirmed;
-        if self.link.is_up() && !self.late.asked && believes && self.source.urgent.is_none() {
+        if self.link.is_up() && self.late.silent && self.source.is_usable() {
+            // Twice in a row: nobody says who reads what any more.
+            self.source.unanswered = true;
+        } else if self.link.is_up() && !self.late.asked && self.believes(piece) && self.source.urgent.is_none() {
             self.late.asked = true;
             self.late.piece = Some(piece);
             self.late.at = now + self.config.late_grace + self.late.jitter;
             return self.report(Report::Late { piece });
         }
-        self.late.asked = false;
+        self.late.silent |= std::mem::take(&mut self.late.asked);
         self.late.at = now + self.patience();
         if self.source.is_usable() && !self.source.may_read(piece) {
             self.source.urgent = Some(piece);
@@ -178,6 +183,17 @@ impl Download {
             self.give_up(now, &from, piece);
         }
         self.go_over_to_the_urgent(now, piece);
+    }
+
+    /// Whether the scheduler says that what a reader waits for is on its way to somebody, and is believed.
+    pub(super) fn is_promised(&self) -> bool {
+        self.late.confirmed > 0 && self.late.piece.is_some_and(|piece| self.believes(piece))
+    }
+
+    /// Whether one more word of the scheduler's that somebody brings the piece is believed.
+    fn believes(&self, piece: PieceNumber) -> bool {
+        let held = self.pieces.as_ref().is_some_and(|pieces| pieces.held_by(piece) > 0);
+        self.late.confirmed <= if held { self.config.late_confirmed } else { self.config.late_read }
     }
 
     /// A stream that brings nothing is left for the piece that a reader waits for; one that does brings its piece first.

@@ -165,6 +165,8 @@ impl Download {
         if self.link.phase == Phase::Asked {
             self.hurry(now);
         }
+        self.late.silent = false;
+        self.source.unanswered = false;
         match answer {
             Answer::Wait => {
                 self.late.confirmed(now, &self.config);

@@ -14,6 +14,10 @@ const MAX_BANNED: usize = 1024;
 const FAILURE_REST: Duration = Duration::from_millis(500);
 /// How often that doubles at most.
 const REST_DOUBLINGS: u32 = 6;
+/// After so long a parent that failed is followed again without having been offered again, if there is no other; after its
+/// rest, if there are fewer than so many others.
+const ALONE_REST: Duration = Duration::from_secs(1);
+const ALONE_PARENTS: usize = 4;
 /// How often a parent may say that it has not what it announced before it counts as gone.
 const MAX_MISSING: u32 = 16;
 /// How many pieces are in flight from a parent of which nothing is known yet.
@@ -34,9 +38,21 @@ pub(super) enum Turn {
     Asked,
 }
 
+/// One that stalled or broke off.
+#[derive(Debug)]
+struct Failed {
+    offer: Offer,
+    /// How often in a row.
+    times: u32,
+    at: Moment,
+    /// Until when it rests.
+    until: Moment,
+}
+
 /// One parent.
 #[derive(Debug)]
 pub(super) struct Parent {
+    offer: Offer,
     pub(super) turn: Turn,
     /// It was slow or had no turn to give: it is left alone until then.
     pub(super) rests: Option<Moment>,
@@ -82,8 +98,8 @@ impl Parent {
 pub(super) struct Parents {
     pub(super) followed: BTreeMap<PeerId, Parent>,
     banned: BTreeSet<PeerId>,
-    /// How often in a row those that are not banned stalled or broke off, and until when they rest.
-    failures: BTreeMap<PeerId, (u32, Moment)>,
+    /// Those that stalled or broke off and are not banned.
+    failures: BTreeMap<PeerId, Failed>,
     /// Left since the last reschedule: not to be offered again.
     failed: Vec<PeerId>,
 }
@@ -102,8 +118,9 @@ impl Parents {
             return false;
         }
         let parent = Parent {
+            offer: offer.clone(),
             turn: Turn::Plain,
-            rests: self.failures.get(&offer.peer).map(|(_, until)| *until).filter(|until| *until > now),
+            rests: self.failures.get(&offer.peer).map(|failed| failed.until).filter(|until| *until > now),
             has: PieceSet::empty(count.unwrap_or(MAX_PIECES)),
             in_flight: 0,
             limit: FIRST_LIMIT.min(most_in_flight).max(1),
@@ -125,16 +142,46 @@ impl Parents {
         if ban {
             self.failures.remove(peer);
             self.banned.insert(peer.clone());
-        } else {
-            let (times, until) = self.failures.entry(peer.clone()).or_insert((0, now));
-            *until = now + FAILURE_REST.saturating_mul(1 << (*times).min(REST_DOUBLINGS));
-            *times += 1;
+        } else if let Some(parent) = &parent {
+            let offer = parent.offer.clone();
+            let failed = self.failures.entry(peer.clone()).or_insert(Failed { offer, times: 0, at: now, until: now });
+            failed.at = now;
+            failed.until = now + FAILURE_REST.saturating_mul(1 << failed.times.min(REST_DOUBLINGS));
+            failed.times += 1;
         }
         self.refuse(peer);
         if self.failures.len() > MAX_BANNED {
             self.failures.pop_first();
         }
         parent
+    }
+
+    /// When one that failed is to be followed again, though nobody offers it, and who.
+    fn next_known(&self) -> Option<(Moment, &Failed)> {
+        let useful = self.followed.values().filter(|parent| !parent.retired).count();
+        if useful >= ALONE_PARENTS || self.banned.len() >= MAX_BANNED {
+            return None;
+        }
+        let rest = |failed: &Failed| {
+            let soonest = failed.at + ALONE_REST;
+            if useful == 0 { soonest } else { failed.until.max(soonest) }
+        };
+        let left = self.failures.iter().filter(|(peer, _)| !self.followed.contains_key(*peer));
+        left.map(|(_, failed)| (rest(failed), failed)).min_by_key(|(at, _)| *at)
+    }
+
+    /// When [`Self::known_again`] has somebody.
+    pub(super) fn known_deadline(&self) -> Option<Moment> {
+        self.next_known().map(|(at, _)| at)
+    }
+
+    /// One to follow again, where few are followed: the scheduler may be as much out of reach as it was.
+    pub(super) fn known_again(&mut self, now: Moment) -> Option<Offer> {
+        let offer = self.next_known().filter(|(at, _)| *at <= now)?.1.offer.clone();
+        if let Some(failed) = self.failures.get_mut(&offer.peer) {
+            failed.until = now;
+        }
+        Some(offer)
     }
 
     /// A piece came from it: what it failed before counts no more.

@@ -319,7 +319,9 @@ impl Download {
             return false;
         }
         self.quiet = now;
-        self.link.resorted();
+        if !self.is_promised() {
+            self.link.resorted();
+        }
         match resort {
             Resort::Reschedule => {
                 let failed = self.parents.take_failed();

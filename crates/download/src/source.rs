@@ -42,6 +42,8 @@ pub(super) struct Source {
     pub(super) granted: bool,
     /// Entered without the scheduler: likewise, until parents serve.
     pub(super) permitted: bool,
+    /// Entered because the scheduler says nothing any more, until it does.
+    pub(super) unanswered: bool,
     /// The pieces that the scheduler has leased to this download.
     pub(super) lease: Option<Range<u32>>,
     /// The lease is of pieces that a parent has: the scheduler knows that it does not give them.
@@ -77,6 +79,7 @@ impl Source {
             stage: Stage::Idle,
             granted: false,
             permitted: false,
+            unanswered: false,
             lease: None,
             insists: false,
             urgent: None,
@@ -102,7 +105,7 @@ impl Source {
 
     /// Whether everything that is needed may be read.
     pub(super) fn is_open(&self) -> bool {
-        self.granted || self.permitted
+        self.granted || self.permitted || self.unanswered
     }
 
     /// Whether this piece may be read.
@@ -122,6 +125,7 @@ impl Source {
     pub(super) fn forbid(&mut self) {
         self.granted = false;
         self.permitted = false;
+        self.unanswered = false;
         self.lease = None;
         self.urgent = None;
     }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use damselfly_core::swarm::{PieceFault, Report};
-use damselfly_core::{Moment, PeerId, PieceNumber};
+use damselfly_core::{Geometry, Moment, PeerId, PieceNumber};
 
 use super::parents::Turn;
 use super::pieces::Fetch;
@@ -201,6 +201,21 @@ impl Download {
         for parent in self.parents.followed.values_mut() {
             parent.rests = parent.rests.filter(|until| *until > now);
         }
+        self.follow_known_again(now);
+    }
+
+    /// With few left to ask, those that failed are asked again.
+    fn follow_known_again(&mut self, now: Moment) {
+        if self.alone {
+            return;
+        }
+        let count = self.geometry().map(Geometry::count);
+        while let Some(offer) = self.parents.known_again(now) {
+            if !self.parents.offer(now, &offer, count, self.config.pieces_per_parent) {
+                return;
+            }
+            self.actions.push_back(Action::Follow(offer));
+        }
     }
 
     /// When [`Self::expire_turns`] has something to do.
@@ -208,6 +223,7 @@ impl Download {
         let fetches = self.pieces.iter().flat_map(|pieces| pieces.fetches.values());
         let slow = fetches.filter(|fetch| !fetch.slow).map(|fetch| fetch.since + self.slow_after()).min();
         let rested = self.parents.followed.values().filter_map(|parent| parent.rests).min();
-        [slow, rested].into_iter().flatten().min()
+        let known = self.parents.known_deadline().filter(|_| !self.alone);
+        [slow, rested, known].into_iter().flatten().min()
     }
 }

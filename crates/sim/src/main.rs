@@ -57,6 +57,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         uploads: 4,
         link: 100e6 / 8.0,
         origin: 1e9 / 8.0,
+        origin_each: f64::INFINITY,
         arrivals: Duration::from_millis(100),
         delay: Duration::from_millis(2),
         odd: 0,

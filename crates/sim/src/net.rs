@@ -26,10 +26,12 @@ pub(crate) struct Due {
     pub(crate) at: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Link {
     up: f64,
     down: f64,
+    /// The most that one transfer from here gets.
+    each: f64,
     sending: BTreeSet<u64>,
     receiving: BTreeSet<u64>,
 }
@@ -44,8 +46,14 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn add(&mut self, up: f64, down: f64) -> Place {
-        self.links.push(Link { up, down, ..Link::default() });
+        let (sending, receiving) = (BTreeSet::new(), BTreeSet::new());
+        self.links.push(Link { up, down, each: f64::INFINITY, sending, receiving });
         self.links.len() - 1
+    }
+
+    /// No transfer from here gets more than this, from now on.
+    pub(crate) fn limit_each(&mut self, place: Place, each: f64) {
+        self.links[place].each = each;
     }
 
     /// Begins a transfer. The ends of all transfers that this changes, its own among them, are in `due`.
@@ -83,7 +91,7 @@ impl Net {
         for id in touched {
             let Some(flow) = self.flows.get_mut(&id) else { continue };
             let (from, to) = (&self.links[flow.from], &self.links[flow.to]);
-            let rate = (from.up / from.sending.len() as f64).min(to.down / to.receiving.len() as f64);
+            let rate = (from.up / from.sending.len() as f64).min(to.down / to.receiving.len() as f64).min(from.each);
             flow.left = (flow.left - flow.rate * (now - flow.updated).as_secs_f64()).max(0.0);
             flow.updated = now;
             flow.rate = rate;

@@ -42,6 +42,8 @@ pub struct Plan {
     pub link: f64,
     /// Bytes in a second of the origin.
     pub origin: f64,
+    /// Bytes in a second that the origin gives one stream at most.
+    pub origin_each: f64,
     /// All hosts begin within this time.
     pub arrivals: Duration,
     /// The longest that a message takes.
@@ -99,6 +101,11 @@ pub enum Fault {
         /// How long it is away.
         time: Duration,
     },
+    /// The scheduler says nothing for a while, though its connections stand; what is said to it waits.
+    FreezeScheduler {
+        /// How long.
+        time: Duration,
+    },
     /// Messages take longer for a while.
     Delay {
         /// By how much.
@@ -119,25 +126,99 @@ pub enum Fault {
 
 #[derive(Debug)]
 enum Happening {
-    Begin { host: usize },
-    Wake { host: usize, life: u32 },
-    CoreWake { epoch: u32 },
-    ToCore { epoch: u32, from: Option<(usize, u64)>, event: Box<scheduler::Event> },
-    Answer { host: usize, conversation: u64, answer: Answer },
-    Lost { host: usize, conversation: u64 },
-    Subscribe { child: usize, life: u32, parent: PeerId },
-    Has { child: usize, life: u32, parent: PeerId, piece: PieceNumber },
-    Gone { child: usize, life: u32, parent: PeerId },
-    FetchBegins { child: usize, id: u64, piece: PieceNumber },
-    FetchFails { child: usize, id: u64, piece: PieceNumber, fault: PieceFault },
-    Asked { child: usize, parent: PeerId, id: u64 },
-    AskExpires { child: usize, parent: PeerId, id: u64, fault: Option<PieceFault> },
-    Turn { child: usize, parent: PeerId, id: u64, least_sent: Vec<PieceNumber> },
-    TurnOver { host: usize, life: u32 },
-    Flows { due: Due },
-    StreamBegins { child: usize, id: u64 },
-    StreamLives { child: usize, id: u64 },
-    StreamEnds { child: usize, id: u64, end: download::End },
+    Begin {
+        host: usize,
+    },
+    Wake {
+        host: usize,
+        life: u32,
+    },
+    CoreWake {
+        epoch: u32,
+    },
+    ToCore {
+        epoch: u32,
+        from: Option<(usize, u64)>,
+        event: Box<scheduler::Event>,
+    },
+    Answer {
+        host: usize,
+        conversation: u64,
+        answer: Answer,
+    },
+    Lost {
+        host: usize,
+        conversation: u64,
+    },
+    /// The scheduler has said nothing for so long that the conversation counts as lost, if it still says nothing.
+    Silent {
+        host: usize,
+        conversation: u64,
+    },
+    Subscribe {
+        child: usize,
+        life: u32,
+        parent: PeerId,
+    },
+    Has {
+        child: usize,
+        life: u32,
+        parent: PeerId,
+        piece: PieceNumber,
+    },
+    Gone {
+        child: usize,
+        life: u32,
+        parent: PeerId,
+    },
+    FetchBegins {
+        child: usize,
+        id: u64,
+        piece: PieceNumber,
+    },
+    FetchFails {
+        child: usize,
+        id: u64,
+        piece: PieceNumber,
+        fault: PieceFault,
+    },
+    Asked {
+        child: usize,
+        parent: PeerId,
+        id: u64,
+    },
+    AskExpires {
+        child: usize,
+        parent: PeerId,
+        id: u64,
+        fault: Option<PieceFault>,
+    },
+    Turn {
+        child: usize,
+        parent: PeerId,
+        id: u64,
+        least_sent: Vec<PieceNumber>,
+    },
+    TurnOver {
+        host: usize,
+        life: u32,
+    },
+    Flows {
+        due: Due,
+    },
+    StreamBegins {
+        child: usize,
+        id: u64,
+    },
+    StreamLives {
+        child: usize,
+        id: u64,
+    },
+    StreamEnds {
+        child: usize,
+        id: u64,
+        end: download::End,
+    },
     SchedulerUp,
     LivenessCheck,
     Fault(Fault),
@@ -231,6 +312,8 @@ pub struct World {
     conversations: BTreeMap<PeerId, (usize, u64)>,
     ids: u64,
     slower: (Duration, Duration),
+    /// The scheduler says nothing until then.
+    scheduler_frozen: Duration,
     /// See [`World::watch_liveness`].
     idle_at_most: Option<Duration>,
     outcome: Outcome,
@@ -244,6 +327,7 @@ impl World {
         let pieces = plan.geometry.count() as usize;
         let hosts: Vec<_> = (0..plan.hosts).map(|_| Host::new(net.add(plan.link, plan.link), pieces)).collect();
         let origin = net.add(plan.origin, plan.origin);
+        net.limit_each(origin, plan.origin_each);
         let core_config = plan.scheduler.clone();
         let core = scheduler::Core::new(core_config.clone(), rng.u64(..));
         let mut world = Self {
@@ -265,6 +349,7 @@ impl World {
             conversations: BTreeMap::new(),
             ids: 0,
             slower: (Duration::ZERO, Duration::ZERO),
+            scheduler_frozen: Duration::ZERO,
             idle_at_most: None,
             outcome: Outcome::default(),
             plan,
@@ -428,6 +513,10 @@ impl World {
                 }
             }
             Happening::CoreWake { epoch } => {
+                if self.now < self.scheduler_frozen {
+                    let at = self.scheduler_frozen;
+                    return self.at(at, Happening::CoreWake { epoch });
+                }
                 if epoch == self.epoch {
                     self.core_wake = None;
                     self.core(scheduler::Event::Timer);
@@ -446,6 +535,11 @@ impl World {
                 if self.hosts[host].conversation == Some(conversation) {
                     self.hosts[host].conversation = None;
                     self.tell(host, download::Event::SchedulerLost);
+                }
+            }
+            Happening::Silent { host, conversation } => {
+                if self.now < self.scheduler_frozen {
+                    self.happen(Happening::Lost { host, conversation });
                 }
             }
             Happening::Subscribe { child, life, parent } => self.subscribe(child, life, parent),

@@ -158,7 +158,7 @@ impl Core {
             peer: self.peer(id)?,
             held: runs(peer),
             idle: peer.open.then(|| now.since(peer.moved)),
-            waits_for: peer.late.filter(|&piece| peer.open && !peer.pieces.contains(piece)),
+            waits_for: peer.late.map(|(piece, _)| piece).filter(|&piece| peer.open && !peer.pieces.contains(piece)),
             parents: peer.parents.iter().map(parent).collect(),
             others: others.filter_map(|other| Some((other.clone(), self.why_not(task, peer, other)?))).collect(),
         })

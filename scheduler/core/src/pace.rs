@@ -10,6 +10,7 @@ use damselfly_core::{Moment, PeerId, PieceNumber, TaskId};
 
 use crate::LeaseLoss;
 use crate::machine::{Core, Wake};
+use crate::source::PIECE_TIME;
 
 /// A host that has sent nothing for so long, beside what it usually takes, withholds what others wait for.
 const SILENT: Duration = Duration::from_secs(1);
@@ -53,13 +54,17 @@ impl Core {
         let (Some(state), Some(child)) = (self.tasks.get(task), self.peers.get(peer)) else { return false };
         let usual = state.pass_took.unwrap_or_default().min(MOST_USUAL);
         // Several share an uplink: where it takes long to read a piece it takes several times as long to send one.
-        let takes = state.pass_took.unwrap_or_default().max(state.source_took.unwrap_or_default() / 2);
+        let read = state.source_took.unwrap_or_default();
+        let takes = state.pass_took.unwrap_or_default().max(read / 2);
         let patience = SILENT + (takes * SHARES).min(MOST_USUAL);
+        // While the pieces of a slow source come nobody has anything to send.
+        let is_slow = read > PIECE_TIME;
         let offered = child.offered_at;
         let withholds = |id: &&PeerId| {
             self.peers.get(*id).is_some_and(|holder| {
                 let (last, took) = holder.passed.unwrap_or((offered, Duration::ZERO));
-                let silent = now.since(last.max(offered)) > patience;
+                let last_or_got = if is_slow { last.max(holder.moved) } else { last };
+                let silent = now.since(last_or_got.max(offered)) > patience;
                 let slow = took > usual * SLOW_FACTOR && took > Duration::from_secs(1);
                 holder.place.is_some() && holder.pieces.contains(piece) && (silent || slow)
             })

@@ -39,8 +39,8 @@ pub(crate) struct Peer {
     pub(crate) open: bool,
     /// Whether it has asked something that is not answered yet; what counts for peers of the plain protocol.
     pub(crate) asked: bool,
-    /// The piece that its reader last waited for.
-    pub(crate) late: Option<PieceNumber>,
+    /// The piece that its reader last waited for, and whether somebody had it then.
+    pub(crate) late: Option<(PieceNumber, bool)>,
     /// Its place in the task's queue, while it waits.
     pub(crate) ticket: Option<u64>,
     /// When it was last heard to get on with the source, while it reads from it.

@@ -27,7 +27,9 @@ const LOOK: usize = 16;
 const RUN_TIME: Duration = Duration::from_secs(1);
 /// Another may read the source at the same time while a piece takes its readers no longer than this: what is slow is then
 /// not the source but their own links, on which the pieces of parents come at the same time.
-const PIECE_TIME: Duration = Duration::from_secs(4);
+pub(crate) const PIECE_TIME: Duration = Duration::from_secs(4);
+/// One reader more must bring so much of what each of the others brings, or it only divides what a slow source gives.
+const WORTH: f64 = 0.5;
 /// The most pieces of one run, and how many it has while nobody knows how fast the source is.
 const MOST_PIECES: u32 = 16;
 const FIRST_PIECES: u32 = 4;
@@ -82,7 +84,7 @@ impl Core {
             Some(took) => (PIECE_TIME.saturating_mul(readers).as_millis() / took.as_millis().max(1)) as usize,
             None => 0,
         };
-        (2 + each_second).min(self.config.max_leases)
+        worth_reading(2 + each_second, &task.took_beside).min(self.config.max_leases)
     }
 
     /// How many pieces one lease has while there are several.
@@ -118,14 +120,16 @@ impl Core {
     /// Everything is leased, and another could read: the longest lease is cut to a run. Says whether there was one.
     ///
     /// What was on its way is then lost, some mebibytes: a lease that is not much longer is left as it is, until somebody
-    /// waits for what is in it ([`Self::late`]).
+    /// waits for what is in it ([`Self::late`]), or it is seen to take long.
     fn cut_long_lease(&mut self, task: &TaskId) -> bool {
         let Some(state) = self.tasks.get(task) else { return false };
         let (run, piece) = (self.run_length(state), state.geometry.map_or(0, Geometry::piece_length));
         let extended = |lease: &&Lease| self.peers.get(&lease.peer).is_some_and(|peer| peer.extended);
         let length = |lease: &Lease| lease.pieces.end - lease.pieces.start;
         let longest = state.leases.iter().filter(extended).max_by_key(|lease| length(lease));
-        let worth = |lease: &&Lease| length(lease) > run && u64::from(length(lease)) * piece > self.config.uncut_lease;
+        let is_slow = state.source_took.is_some_and(|took| took > PIECE_TIME);
+        let is_long = |lease: &Lease| is_slow || u64::from(length(lease)) * piece > self.config.uncut_lease;
+        let worth = |lease: &&Lease| length(lease) > run && is_long(lease);
         let Some(lease) = longest.filter(worth) else { return false };
         let (peer, pieces) = (lease.peer.clone(), lease.pieces.start..lease.pieces.start + run);
         if self.pick_reader(task, &(pieces.end..lease.pieces.end)).is_none() {
@@ -205,7 +209,8 @@ impl Core {
         state.leases.retain(|lease| lease.peer != *peer);
         let had_one = state.leases.len() < before;
         state.cursor = if had_one { 0 } else { state.cursor };
-        state.leases.push(Lease { peer: peer.clone(), pieces: run, progressed: false, heard: now, since: now });
+        let beside = before + usize::from(!had_one);
+        state.leases.push(Lease { peer: peer.clone(), pieces: run, progressed: false, heard: now, since: now, beside });
         if let Some(host) = self.hosts.get_mut(&host) {
             host.leases += u32::from(!had_one);
         }
@@ -240,14 +245,19 @@ impl Core {
         let Some(state) = self.tasks.get_mut(&task) else { return };
         state.seeds_tried.clear();
         state.leases_lost = 0;
+        let readers = state.leases.len();
         let Some(lease) = state.leases.iter_mut().find(|lease| lease.peer == *peer) else { return };
         lease.heard = now;
         lease.progressed = true;
         let Some(piece) = piece.filter(|piece| lease.pieces.contains(&piece.0)) else { return };
         let took = now.since(lease.since);
+        let beside = std::mem::replace(&mut lease.beside, readers);
         lease.since = now;
         lease.pieces.start = piece.0 + 1;
         state.source_took = Some(state.source_took.map_or(took, |known| (known * 3 + took) / 4));
+        if took > PIECE_TIME && beside == readers {
+            state.note_took_beside(readers, took);
+        }
         self.watch_leases(now, &task);
     }
 
@@ -403,7 +413,12 @@ impl Core {
         }
         state.asked = true;
         state.source_spent = false;
-        let again = state.late.replace(piece) == Some(piece);
+        let (held, is_slow) = self.tasks.get(&state.task).map_or((false, false), |task| {
+            (task.copies_of(piece) > 0, task.source_took.is_some_and(|took| took > PIECE_TIME))
+        });
+        let before = state.late.replace((piece, held));
+        // While a slow source was read for it nobody could have given it.
+        let again = before.is_some_and(|(before, held)| before == piece && (held || !is_slow));
         let (task, forbidden) = (state.task, state.wish == SourceWish::Forbidden);
         self.unsettled.work.insert(task);
         if !forbidden && self.lease_unproven(now, &task, peer, piece) {
@@ -592,4 +607,21 @@ impl Core {
             self.seed_failed(task, &host);
         }
     }
+}
+
+/// How many may read a source at least of which `least` may: one more each time that the last one brought more. Where each
+/// stream is slow by itself that is all of them; where they divide what there is, they stay few.
+pub(crate) fn worth_reading(least: usize, took_beside: &[Option<Duration>]) -> usize {
+    let rate = |readers: usize| {
+        let took = took_beside.get(readers).copied().flatten()?;
+        Some(readers as f64 / took.as_secs_f64())
+    };
+    let mut readers = least;
+    while let Some(now) = rate(readers) {
+        match rate(readers + 1) {
+            Some(more) if more < now * (1.0 + WORTH / readers as f64) => break,
+            _ => readers += 1,
+        }
+    }
+    readers
 }

@@ -30,6 +30,9 @@ pub(crate) struct Task {
     pub(crate) leases_lost: u32,
     /// How long the readers of the source need for a piece, smoothed.
     pub(crate) source_took: Option<Duration>,
+    /// The same where it is long, by how many readers there were: whether one more brings more, or only divides what there
+    /// is.
+    pub(crate) took_beside: Vec<Option<Duration>>,
     /// How long it takes a host to send a piece to another, smoothed over all of them.
     pub(crate) pass_took: Option<Duration>,
     /// How many holders that may be offered have each piece.
@@ -68,6 +71,8 @@ pub(crate) struct Lease {
     pub(crate) heard: Moment,
     /// Since when it reads the next piece.
     pub(crate) since: Moment,
+    /// How many leases there were then.
+    pub(crate) beside: usize,
 }
 
 /// A seed that was asked to fetch the task.
@@ -89,6 +94,15 @@ impl Task {
     /// The lease that a piece is in.
     pub(crate) fn lease_of(&self, piece: PieceNumber) -> Option<&Lease> {
         self.leases.iter().find(|lease| lease.pieces.contains(&piece.0))
+    }
+
+    /// A piece took long while there were so many readers.
+    pub(crate) fn note_took_beside(&mut self, readers: usize, took: Duration) {
+        if readers >= self.took_beside.len() {
+            self.took_beside.resize(readers + 1, None);
+        }
+        let known = &mut self.took_beside[readers];
+        *known = Some(known.map_or(took, |known| (known * 3 + took) / 4));
     }
 
     /// How many holders that may be offered have the piece.

@@ -305,3 +305,20 @@ fn pieces_of_a_whole_that_is_wrong_are_suspected_together() {
         ]
     );
 }
+
+/// A host that was cut off has lost all its parents, and the scheduler does not hear it yet.
+#[test]
+fn parents_that_failed_are_followed_again_by_a_download_that_has_no_others() {
+    let mut bench = Bench::new(setup(Some(8)));
+    bench.wants(1, RangeWish::Whole);
+    bench.parents(&["a", "b"], false);
+    let followed = |actions: &[Action]| actions.iter().filter(|action| matches!(action, Action::Follow(_))).count();
+    let gone = |parent| Event::ParentGone { parent: peer(parent), fault: PieceFault::Stalled };
+    assert_eq!(followed(&bench.tell(gone("a"))), 0);
+    assert_eq!(followed(&bench.tell(gone("b"))), 0);
+    bench.now = bench.now + Duration::from_secs(1);
+    let actions = bench.tell(Event::Timer);
+    assert_eq!(followed(&actions), 2, "{actions:?}");
+    bench.has("a", 0);
+    assert!(!bench.tell(Event::Timer).iter().any(|action| matches!(action, Action::Follow(_))), "both are followed");
+}

@@ -233,23 +233,46 @@ fn a_reader_whose_next_piece_nobody_brings_has_it_from_the_source_within_three_s
     assert_eq!(actions, [read(0, 1)], "just that piece");
 }
 
-#[test]
-fn a_scheduler_that_says_that_somebody_brings_it_is_believed_a_few_times() {
-    let mut bench = late();
+/// Answers every question for the late piece with "wait", and every registration with the same parent; says how often it
+/// was asked, and for how long, until the source is read for it.
+fn promised(bench: &mut Bench) -> (u32, Duration) {
     let begun = bench.now;
     let mut asked = 0;
     loop {
         let (_, actions) = bench.wait();
         if actions.iter().any(|action| matches!(action, Action::ReadSource { .. })) {
-            break assert_eq!(*actions.last().unwrap(), read(0, 1), "after {asked}, {:?}", bench.now.since(begun));
+            assert_eq!(*actions.last().unwrap(), read(0, 1), "after {asked}, {:?}", bench.now.since(begun));
+            return (asked, bench.now.since(begun));
         }
-        if actions.contains(&Action::Report(Report::Late { piece: PieceNumber(0) })) {
-            asked += 1;
-            bench.answer(Answer::Wait);
+        for action in actions {
+            match action {
+                Action::Report(Report::Late { .. }) => {
+                    asked += 1;
+                    bench.answer(Answer::Wait);
+                }
+                Action::Report(Report::Reschedule { .. }) => drop(bench.answer(Answer::Wait)),
+                Action::Register { .. } => drop(bench.parents(&["a"], false)),
+                _ => {}
+            }
         }
     }
+}
+
+#[test]
+fn a_scheduler_that_says_that_a_parent_brings_it_is_believed_a_few_times() {
+    let mut bench = late();
+    bench.has("a", 0);
+    let (asked, waited) = promised(&mut bench);
     assert_eq!(asked, Config::default().late_confirmed + 1);
-    assert!(bench.now.since(begun) <= secs(900));
+    assert!(waited <= secs(60), "{waited:?}");
+}
+
+/// A source that takes a minute for a piece is not read by everybody because of that.
+#[test]
+fn a_scheduler_that_says_that_somebody_reads_it_is_believed_for_minutes() {
+    let (asked, waited) = promised(&mut late());
+    assert_eq!(asked, Config::default().late_read + 1);
+    assert!(secs(90) <= waited && waited <= secs(240), "{waited:?}");
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// After so long without a sign of life a host takes its conversation with the scheduler for broken...
+const SCHEDULER_KEEPALIVE: Duration = Duration::from_secs(13);
+/// ... and one that it cannot begin.
+const HEAD_TIME: Duration = Duration::from_secs(5);
 /// After so long the scheduler takes a conversation for broken whose host says nothing any more.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -24,6 +28,7 @@ impl World {
             Fault::CutOff { host, time } => self.cut_off(host, time),
             Fault::CutOrigin { time } => self.cut_origin(time),
             Fault::RestartScheduler { time } => self.restart_scheduler(time),
+            Fault::FreezeScheduler { time } => self.freeze_scheduler(time),
             Fault::Slow { host, up, down } => {
                 let place = self.hosts[host].place;
                 let mut due = Vec::new();
@@ -174,6 +179,25 @@ impl World {
         }
         let at = self.now + time;
         self.at(at, Happening::SchedulerUp);
+    }
+
+    /// What is said to the scheduler waits, and hosts notice by its silence.
+    fn freeze_scheduler(&mut self, time: Duration) {
+        self.scheduler_frozen = self.now + time;
+        for (host, conversation) in self.conversations.clone().into_values() {
+            let at = self.now + SCHEDULER_KEEPALIVE;
+            self.at(at, Happening::Silent { host, conversation });
+        }
+    }
+
+    /// Whether the scheduler says nothing now. Who began a conversation gives it up after a while.
+    pub(super) fn is_silent(&mut self, from: Option<(usize, u64)>, event: &scheduler::Event) -> bool {
+        let silent = self.now < self.scheduler_frozen;
+        if let (true, Some((host, conversation)), scheduler::Event::Register(_)) = (silent, from, event) {
+            let at = self.now + HEAD_TIME;
+            self.at(at, Happening::Silent { host, conversation });
+        }
+        silent
     }
 
     /// The scheduler is back and knows nothing; the hosts notice within a second.

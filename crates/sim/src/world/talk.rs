@@ -75,6 +75,10 @@ impl World {
             }
             return;
         }
+        if self.is_silent(from, &event) {
+            let at = self.scheduler_frozen;
+            return self.at(at, Happening::ToCore { epoch, from, event: Box::new(event) });
+        }
         match (&event, from) {
             (scheduler::Event::Register(registration), Some(from)) => {
                 self.conversations.insert(registration.peer.clone(), from);

@@ -76,10 +76,11 @@ fn a_reader_that_is_done_with_its_run_gets_what_is_left() {
     assert!(answers.iter().any(|(to, what)| to == "a" && matches!(what, Told::Run(8, 10..))), "{answers:?}");
 }
 
+/// Where it is slow, one more is tried.
 #[test]
 fn more_read_at_a_time_where_the_source_bears_it() {
     let names: Vec<String> = (0..20).map(|number| format!("h{number}")).collect();
-    for (took, expected) in [(Duration::from_millis(100), Config::default().max_leases), (Duration::from_secs(10), 2)] {
+    for (took, expected) in [(Duration::from_millis(100), Config::default().max_leases), (Duration::from_secs(10), 3)] {
         let mut world = World::with_hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
         names.iter().for_each(|name| drop(world.register(name)));
         world.report("h0", Report::SourceOpened(Geometry::new(500, 1).unwrap()));
@@ -189,6 +190,24 @@ fn a_piece_that_a_reader_waits_for_is_offered_promised_or_leased() {
     world.holds("c", [5]);
     let answers = world.report("b", late(5));
     assert!(answers.iter().any(|(to, what)| to == "b" && matches!(what, Told::Parents(names, _) if names[0] == "c")));
+}
+
+/// One that waited for a piece while it was still read has not waited for those who have it now.
+#[test]
+fn what_has_only_just_come_from_the_source_is_not_read_again_for_who_waited_for_it() {
+    let late = |piece| Report::Late { piece: PieceNumber(piece) };
+    let mut world = World::with_hosts(&["a", "b"]);
+    world.register("a");
+    world.opened("a");
+    world.register("b");
+    for _ in 0..3 {
+        world.now = world.now + Duration::from_secs(2);
+        world.report("a", Report::SourceProgress);
+        assert!(world.report("b", late(0)).contains(&told("b", Told::Wait)), "a reads it");
+    }
+    world.piece("a", 0, None);
+    let answers = world.report("b", late(0));
+    assert!(!answers.iter().any(|(to, what)| to == "b" && matches!(what, Told::Run(0, _))), "{answers:?}");
 }
 
 #[test]
@@ -417,4 +436,21 @@ fn who_cuts_differently_shares_nothing() {
     assert!(world.facts.contains(&Fact::GeometryConflict));
     assert!(world.register("c").contains(&told("c", parents(&["a"]))));
     assert_eq!(world.core.task(&task()).unwrap().geometry, Some(geometry()));
+}
+
+#[test]
+fn one_reader_more_is_let_in_as_long_as_it_brings_more() {
+    use crate::source::worth_reading;
+    let took = |seconds: &[u64]| -> Vec<_> {
+        seconds.iter().map(|&seconds| (seconds > 0).then(|| Duration::from_secs(seconds))).collect()
+    };
+    // Nothing is known of more.
+    assert_eq!(worth_reading(2, &took(&[])), 2);
+    assert_eq!(worth_reading(2, &took(&[0, 0, 10])), 3);
+    // Every stream is slow by itself.
+    assert_eq!(worth_reading(2, &took(&[0, 0, 10, 10, 10, 11])), 6);
+    // They divide what there is.
+    assert_eq!(worth_reading(2, &took(&[0, 0, 20, 30])), 2);
+    // Four are as many as it bears.
+    assert_eq!(worth_reading(2, &took(&[0, 0, 10, 10, 11, 14])), 4);
 }
