@@ -35,6 +35,7 @@ pub(super) struct Fetch {
     /// It takes long beside what others give: another parent may take it over.
     pub(super) slow: bool,
     /// It came in a turn that was asked for.
+    #[cfg_attr(not(any(test, debug_assertions)), allow(dead_code, reason = "only the invariants look at it"))]
     pub(super) by_turn: bool,
 }
 

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::hosts::wait_for_reader;
 use super::{Scenario, Seen, Stage, Watch};
@@ -68,7 +69,10 @@ pub(super) const SCENARIOS: [Scenario; 6] = [
         name: "origin-slow",
         about: "The origin sends 100 KiB/s altogether. Six hosts want a file of 4 MB: one copy, and everybody follows it.",
         run: |stage| {
-            let mut fleet = stage.fleet(6)?;
+            let mut plan = stage.plan(6);
+            // So small a file is not shared by default.
+            plan.config.push(("proxy.p2p.minSize", json!("1MiB")));
+            let mut fleet = Fleet::start(stage.bench, &plan)?;
             fleet.origin.place.shape(Way::Up, Rate(819_200.0))?;
             let file = fleet.publish(4_000_000);
             let watch = Watch::begin(&fleet)?;
