@@ -34,8 +34,8 @@ pub(super) struct Fetch {
     pub(super) since: Moment,
     /// It takes long beside what others give: another parent may take it over.
     pub(super) slow: bool,
-    /// It came in a turn that was asked for.
-    #[cfg_attr(not(any(test, debug_assertions)), allow(dead_code, reason = "only the invariants look at it"))]
+    /// It came in a turn that was asked for. Only the invariants look at it.
+    #[cfg(any(test, debug_assertions))]
     pub(super) by_turn: bool,
 }
 

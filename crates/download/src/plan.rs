@@ -129,7 +129,13 @@ impl Download {
             };
             let Some(parent) = self.parents.followed.get_mut(&peer) else { return };
             parent.in_flight += 1;
-            let fetch = Fetch { parent: peer.clone(), since: now, slow: false, by_turn: false };
+            let fetch = Fetch {
+                parent: peer.clone(),
+                since: now,
+                slow: false,
+                #[cfg(any(test, debug_assertions))]
+                by_turn: false,
+            };
             pieces.fetch(piece, fetch, &self.proofs);
             let proof = self.proofs.known.get(&piece).copied();
             self.actions.push_back(Action::Fetch { parent: peer, piece, proof });

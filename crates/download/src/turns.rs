@@ -89,7 +89,13 @@ impl Download {
         if let Some(parent) = self.parents.followed.get_mut(peer) {
             parent.in_flight += 1;
         }
-        let fetch = Fetch { parent: peer.clone(), since: now, slow: false, by_turn: true };
+        let fetch = Fetch {
+            parent: peer.clone(),
+            since: now,
+            slow: false,
+            #[cfg(any(test, debug_assertions))]
+            by_turn: true,
+        };
         pieces.fetch(piece, fetch, &self.proofs);
         let proof = self.proofs.known.get(&piece).copied();
         self.actions.push_back(Action::Fetch { parent: peer.clone(), piece, proof });
