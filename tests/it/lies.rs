@@ -31,6 +31,11 @@ fn a_liar_alone_is_found_out_and_the_source_helps() {
     fleet.hosts[0].process.kill();
     fleet.hosts[1].get(&url).assert_is(&file);
     assert!(liar.asked() > 0, "nobody asked the liar: this proves nothing");
+    wait_for("the scheduler's lines about it", || {
+        let log = fleet.scheduler.process.log();
+        let lines = ["a peer had wrong bytes from its parent", "a host is not offered for this task"];
+        lines.iter().all(|line| log.contains(line)).then_some(())
+    });
     // What was found out does not come back as a stored piece.
     fleet.hosts[1].get(&url).assert_is(&file);
 }

@@ -229,11 +229,6 @@ fn a_host_with_a_rotten_disk_is_found_out() {
     fleet.hosts[0].get(&url).assert_is(&file);
     fleet.hosts[0].rot(file.len(), 6 * MIB);
     fleet.hosts[1].get(&url).assert_is(&file);
-    wait_for("the scheduler's lines about it", || {
-        let log = fleet.scheduler.process.log();
-        let lines = ["a peer had wrong bytes from its parent", "a host is not offered for this task"];
-        lines.iter().all(|line| log.contains(line)).then_some(())
-    });
 }
 
 #[test]
