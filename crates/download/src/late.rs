@@ -135,6 +135,7 @@ impl Download {
         let Some((place, next)) = self.next_pieces() else { return };
         if next.is_empty() {
             self.late.at = now + self.patience();
+            self.late.hurry = None;
             return;
         }
         if place != self.late.place {

@@ -18,6 +18,8 @@ const REST_DOUBLINGS: u32 = 6;
 /// rest, if there are fewer than so many others.
 const ALONE_REST: Duration = Duration::from_secs(1);
 const ALONE_PARENTS: usize = 4;
+/// One that failed so often in a row is followed only if it is offered: a download without any other hope has to end.
+const ALONE_TIMES: u32 = 16;
 /// How often a parent may say that it has not what it announced before it counts as gone.
 const MAX_MISSING: u32 = 16;
 /// How many pieces are in flight from a parent of which nothing is known yet.
@@ -166,7 +168,9 @@ impl Parents {
             let soonest = failed.at + ALONE_REST;
             if useful == 0 { soonest } else { failed.until.max(soonest) }
         };
-        let left = self.failures.iter().filter(|(peer, _)| !self.followed.contains_key(*peer));
+        let is_left =
+            |(peer, failed): &(&PeerId, &Failed)| failed.times < ALONE_TIMES && !self.followed.contains_key(*peer);
+        let left = self.failures.iter().filter(is_left);
         left.map(|(_, failed)| (rest(failed), failed)).min_by_key(|(at, _)| *at)
     }
 
