@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use damselfly_core::{Digest, TaskId};
 use damselfly_runtime::UsageError;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use url::Url;
 
 use super::http;
 
@@ -47,7 +48,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let tasks = match named(&args.what) {
         Some(task) => vec![task],
         None if args.what.contains("://") => {
-            let url = utf8_percent_encode(&args.what, NON_ALPHANUMERIC);
+            let url = without_secrets(&args.what)?;
+            let url = utf8_percent_encode(&url, NON_ALPHANUMERIC);
             found(&ask(&format!("/api/v1/tasks?limit={MOST_TASKS}&url={url}"))?)?
         }
         None => return Err(UsageError::new("what to explain is a task's 64 hex digits, sha256:HEX, or a URL").into()),
@@ -70,6 +72,17 @@ fn named(what: &str) -> Option<TaskId> {
     what.parse().ok().or_else(of_digest)
 }
 
+/// A URL as the scheduler knows it. User, password and query stay here: what opens the content is nobody else's business.
+fn without_secrets(url: &str) -> anyhow::Result<String> {
+    let mut url = Url::parse(url).map_err(|error| UsageError::new(format!("this is no URL: {error}")))?;
+    url.set_query(None);
+    url.set_fragment(None);
+    // Fails for URLs that cannot have either.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    Ok(url.into())
+}
+
 /// The tasks in the scheduler's list.
 fn found(list: &str) -> anyhow::Result<Vec<TaskId>> {
     let list: Vec<serde_json::Value> = serde_json::from_str(list).context("the scheduler's list of tasks")?;
@@ -79,6 +92,17 @@ fn found(list: &str) -> anyhow::Result<Vec<TaskId>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_opens_the_content_is_told_nobody() {
+        for (url, told) in [
+            ("https://u:p@Example.com/a/b?X-Amz-Signature=s#f", "https://example.com/a/b"),
+            ("http://example.com:8080/a", "http://example.com:8080/a"),
+        ] {
+            assert_eq!(without_secrets(url).unwrap(), told);
+        }
+        assert!(without_secrets("http://").is_err());
+    }
 
     #[test]
     fn tasks_are_named_by_id_and_by_digest() {
