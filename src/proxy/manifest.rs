@@ -27,7 +27,7 @@ use super::fault::Fault;
 use super::forward::outbound;
 use super::handler::Inner;
 use super::route::Target;
-use super::token::is_remote;
+use super::token::{is_remote, repository};
 use crate::backend::may_be_stored;
 use crate::net::{Body, empty_body};
 use crate::registry::request_key;
@@ -268,8 +268,7 @@ impl Inner {
 
 /// The repository that a request is about, and where it is.
 fn place(target: &Target) -> Option<String> {
-    let (scheme, authority) = (target.uri.scheme_str()?, target.uri.authority()?);
-    Some(format!("{scheme}://{authority}/{}", target.repository.as_deref()?))
+    Some(format!("{}://{}", target.uri.scheme_str()?, repository(target)?))
 }
 
 impl Kept {

@@ -347,7 +347,7 @@ pub(super) fn is_remote(parts: &request::Parts) -> bool {
 }
 
 /// The repository that a URL is in, with its registry in front.
-fn repository(target: &Target) -> Option<String> {
+pub(super) fn repository(target: &Target) -> Option<String> {
     let repository = target.repository.as_deref()?;
     Some(format!("{}/{repository}", target.uri.authority()?.as_str().to_ascii_lowercase()))
 }
