@@ -153,6 +153,13 @@ impl TaskState {
         hasher.finish() == digest
     }
 
+    /// The pieces that are to be checked: unchecked ones, and those whose last check is longer ago than this.
+    pub(super) fn due(&self, age: Duration) -> Vec<PieceNumber> {
+        let pieces = self.pieces();
+        let old = pieces.have.iter().filter(|&piece| self.is_old(&pieces, piece, age));
+        pieces.unchecked.iter().chain(old).collect()
+    }
+
     fn settle_check(&self, piece: PieceNumber, good: bool) {
         let mut pieces = self.pieces();
         pieces.checks.remove(&piece);
@@ -237,13 +244,6 @@ impl StoredTask {
         // An error means that the process is ending.
         tokio::task::spawn_blocking(check).await.unwrap_or(false)
     }
-
-    /// The pieces that are to be checked: unchecked ones, and those whose last check is longer ago than this.
-    fn due(&self, age: Duration) -> Vec<PieceNumber> {
-        let pieces = self.state.pieces();
-        let old = pieces.have.iter().filter(|&piece| self.state.is_old(&pieces, piece, age));
-        pieces.unchecked.iter().chain(old).collect()
-    }
 }
 
 impl Storage {
@@ -251,8 +251,7 @@ impl Storage {
     /// most recently used tasks first. Readers who come meanwhile have their own pieces checked at once.
     pub async fn scrub(&self, rate: u64, age: Duration) {
         for id in self.recently_used() {
-            let Some(due) = self.peek(&id).map(|task| task.due(age)) else { continue };
-            for piece in due {
+            for piece in self.due(&id, age) {
                 // It is held only for one piece at a time: it may be evicted in between.
                 let Some(task) = self.peek(&id) else { break };
                 task.check_if_older(piece, age).await;

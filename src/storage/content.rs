@@ -1,4 +1,4 @@
-//! The bytes of one task: a preallocated file, or its double in memory.
+//! The bytes of one task: a sparse file, or its double in memory.
 
 use std::fs::File;
 use std::io::{self, IoSlice};

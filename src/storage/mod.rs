@@ -3,9 +3,10 @@
 //! # The data's way
 //! [`Storage::create`] makes ONE sparse content file for the task. A producer [claims](StoredTask::claim) a piece and
 //! feeds its [`PieceWriter`]; hashing and the positional writes run on blocking threads, a batch at a time. With its first
-//! byte a piece takes room, for which the least recently used tasks have to go if need be (see [`room`]). [`PieceWriter::finish`] makes the piece readable and
-//! hands its digests to the recorder, whose thread commits what has gathered to redb in one durable transaction
-//! (group commit). Readers follow with [`StoredTask::available`], [`StoredTask::read`] and [`StoredTask::changed`].
+//! byte a piece takes room, for which the least recently used tasks have to go if need be (see [`room`]).
+//! [`PieceWriter::finish`] makes the piece readable and hands its digests to the recorder, whose thread commits what has
+//! gathered to redb in one durable transaction (group commit). Readers follow with [`StoredTask::available`],
+//! [`StoredTask::read`] and [`StoredTask::changed`].
 //!
 //! # Invariants
 //! - **A piece is recorded only after all its bytes are in the file.** Content is never fsynced: a piece that an

@@ -198,11 +198,14 @@ impl StoredTask {
 
 impl Inner {
     /// Gives the file system back what files occupy beyond the pieces that are held: what an aborted write or a damaged
-    /// piece has left, and what an older version had reserved. The caller holds the order.
+    /// piece has left, and what an older version had reserved. One task at a time is held for it, and so not evicted.
     pub(super) fn give_back_leftovers(&self) {
-        let idle: Vec<_> = self.tasks().all().filter(|task| !in_use(task)).map(Arc::clone).collect();
-        for task in idle {
-            task.give_back_leftovers();
+        let idle: Vec<_> = self.tasks().idle().map(|task| task.id).collect();
+        for id in idle {
+            let task = self.tasks().get(&id).filter(|task| !in_use(task)).map(Arc::clone);
+            if let Some(task) = task {
+                task.give_back_leftovers();
+            }
         }
     }
 }

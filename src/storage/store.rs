@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use damselfly_core::swarm::Origin;
-use damselfly_core::{Audience, Digest, Geometry, PieceSet, TaskId};
+use damselfly_core::{Audience, Digest, Geometry, PieceNumber, PieceSet, TaskId};
 use tokio::sync::watch;
 
 use super::config::{Config, StorageError};
@@ -328,6 +328,11 @@ impl Storage {
         self.inner.tasks().all().map(|task| summary(task, in_use(task))).collect()
     }
 
+    /// The pieces of a task that are to be checked. Opens no file.
+    pub(super) fn due(&self, id: &TaskId, age: Duration) -> Vec<PieceNumber> {
+        self.inner.tasks().get(id).map_or_else(Vec::new, |task| task.due(age))
+    }
+
     /// The ids of all stored tasks, the most recently used first.
     pub(super) fn recently_used(&self) -> Vec<TaskId> {
         self.inner.tasks().recently_used().collect()
@@ -362,6 +367,8 @@ impl Storage {
 
     pub(super) fn sweep_at(&self, now: u64) -> Swept {
         let inner = &self.inner;
+        // Looks at every file, which must not hold up who takes room.
+        inner.give_back_leftovers();
         let _order = inner.order();
         let ttl = inner.config.ttl.as_secs();
         let mut swept = Swept::default();
@@ -372,7 +379,6 @@ impl Storage {
             }
         }
         inner.shared.metrics.expired.inc_by(swept.expired as u64);
-        inner.give_back_leftovers();
         let over_quota = inner.shared.totals.get().held.saturating_sub(inner.config.quota);
         swept.evicted = inner.evict(over_quota.max(inner.over_threshold()));
         swept
