@@ -19,7 +19,6 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 
 use super::flight::{Outcome, Phase, Provenance, Seat, Traffic};
-use super::rescue::Rescue;
 use super::tasks::Again;
 use crate::storage::StoredTask;
 
@@ -75,7 +74,6 @@ impl ContentStream {
         headers: HeaderMap,
         seat: Option<Seat>,
         again: Again,
-        rescue: Option<Rescue>,
     ) -> Self {
         let traffic = Arc::new(Traffic::default());
         let length = stored.geometry().length();
@@ -92,7 +90,6 @@ impl ContentStream {
             tries: AGAIN_TRIES,
             checked: None,
             misses: 0,
-            rescue,
             rest: None,
         };
         let bytes = stream::unfold(Some(follower), |follower| async move {
@@ -193,7 +190,6 @@ struct Follower {
     checked: Option<PieceNumber>,
     /// How often in a row bytes that were there could not be read.
     misses: u32,
-    rescue: Option<Rescue>,
     rest: Option<Bytestream>,
 }
 
@@ -229,9 +225,9 @@ impl Follower {
         }
     }
 
-    /// Leaves the store for the source, once.
+    /// Leaves the store for the source.
     async fn rescue(&mut self, why: Broken) -> Result<(), Broken> {
-        let Some(rescue) = self.rescue.take() else { return Err(why) };
+        let Some(rescue) = self.again.rescue() else { return Err(why) };
         let left = ByteRange::new(self.at, self.range.end()).ok_or_else(|| why.clone())?;
         self.seat = None;
         self.phase = None;

@@ -454,7 +454,7 @@ impl Shared {
     }
 }
 
-/// How a reader gets what the store has no longer: by a download of what is left of its range.
+/// How a reader gets what the store does not give: by a download of what is left of its range, or past the store.
 pub(crate) struct Again {
     shared: Arc<Shared>,
     spec: TaskSpec,
@@ -468,6 +468,16 @@ impl Again {
     pub(crate) fn join(&self, range: ByteRange) -> Result<Seat, OpenError> {
         let wish = RangeWish::Span(range.start(), range.end().saturating_sub(1));
         Ok(self.shared.join_or_start(&self.spec, wish, &mut None)?.0)
+    }
+
+    /// What it takes to go on without the store; `None` where the source may not be used.
+    pub(crate) fn rescue(&self) -> Option<Rescue> {
+        (self.spec.source_wish != SourceWish::Forbidden).then(|| Rescue {
+            backend: self.shared.parts.backend.clone(),
+            request: self.spec.source.clone(),
+            expected: self.spec.expected(),
+            silence: self.shared.config.source_silence,
+        })
     }
 }
 
@@ -549,19 +559,9 @@ impl Shared {
                     None => kept_headers(&stored),
                 };
                 let again = Again { shared: Arc::clone(self), spec: spec.clone() };
-                Opened::Content(ContentStream::new(stored, range, headers, seat, again, self.rescue(spec)))
+                Opened::Content(ContentStream::new(stored, range, headers, seat, again))
             }
         }
-    }
-
-    /// How a reader goes on when this host fails it; not where the source is forbidden.
-    fn rescue(&self, spec: &TaskSpec) -> Option<Rescue> {
-        (spec.source_wish != SourceWish::Forbidden).then(|| Rescue {
-            backend: self.parts.backend.clone(),
-            request: spec.source.clone(),
-            expected: spec.expected(),
-            silence: self.config.source_silence,
-        })
     }
 }
 
