@@ -19,6 +19,13 @@ pub(super) struct Aside {
     lived: Moment,
 }
 
+impl Aside {
+    /// Whether it has yet to come to this piece.
+    pub(super) fn will_bring(&self, piece: PieceNumber) -> bool {
+        (self.next..self.end).contains(&piece.0)
+    }
+}
+
 impl Download {
     /// Opens a second stream for a reader whose next piece is far from where the one under way is.
     pub(super) fn read_aside(&mut self, now: Moment) {
@@ -41,11 +48,13 @@ impl Download {
             windows.into_iter().filter(|window| !window.is_empty() && !is_near(window.start) && is_free(window.start));
         let Some(window) = far_ones.min_by_key(|window| window.start) else { return };
         let first = window.start;
-        let end = window.take_while(|&piece| is_free(piece)).last().map_or(first, |last| last + 1);
+        let shortened = run.contains(&first);
+        // What the stream under way brings is taken from it only where that one is made to end before it.
+        let may_take = |piece: u32| is_free(piece) && (shortened || !run.contains(&piece));
+        let end = window.take_while(|&piece| may_take(piece)).last().map_or(first, |last| last + 1);
         let geometry = pieces.geometry();
         let offset = |piece: u32| (u64::from(piece) * geometry.piece_length()).min(geometry.length());
         let Some(range) = ByteRange::new(offset(first), offset(end)) else { return };
-        let shortened = run.contains(&first);
         if shortened {
             run.end = first;
             self.actions.push_back(Action::ShortenSource { end: offset(first) });

@@ -82,13 +82,17 @@ impl Download {
         let pieces = self.pieces.as_mut()?;
         let since = pieces.fetch_from(piece, peer)?.since;
         pieces.release(piece, &self.wanted, &self.proofs);
-        if let Some(parent) = self.parents.followed.get_mut(peer) {
-            parent.in_flight = parent.in_flight.saturating_sub(1);
-            if parent.retired && parent.in_flight == 0 {
-                self.unfollow(peer);
-            }
-        }
+        self.one_less_in_flight(peer);
         Some(since)
+    }
+
+    /// A fetch from a parent is over, or dropped. One that is not offered any more goes with the last.
+    pub(super) fn one_less_in_flight(&mut self, peer: &PeerId) {
+        let Some(parent) = self.parents.followed.get_mut(peer) else { return };
+        parent.in_flight = parent.in_flight.saturating_sub(1);
+        if parent.retired && parent.in_flight == 0 {
+            self.unfollow(peer);
+        }
     }
 
     /// Lets go of a parent that is not offered any more.

@@ -13,7 +13,6 @@
 //! - After a cut the unfinished piece's writer is held: if the next [`Action::ReadSource`] begins at that piece, the
 //!   stream goes on behind the bytes that are there already; on anything else that touches the piece it is dropped.
 //! - Actions are done in the order in which they are polled.
-//!
 //! - The stream of an [`Action::ReadAside`] tells of its pieces with [`Event::PieceHeld`], and of its end with one
 //!   [`Event::AsideEnded`], unless [`Action::StopAside`] came first.
 //! - Every [`Action::AskTurn`] is answered by one [`Event::Turn`] or [`Event::TurnRefused`], unless the parent is left.

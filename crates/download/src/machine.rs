@@ -298,10 +298,8 @@ impl Download {
         let Some(pieces) = &mut self.pieces else { return };
         self.wanted = self.readers.wanted(pieces.geometry());
         for (piece, parent) in pieces.want(&self.wanted, &self.proofs) {
-            if let Some(parent) = self.parents.followed.get_mut(&parent) {
-                parent.in_flight = parent.in_flight.saturating_sub(1);
-            }
-            self.actions.push_back(Action::Cancel { parent, piece });
+            self.actions.push_back(Action::Cancel { parent: parent.clone(), piece });
+            self.one_less_in_flight(&parent);
         }
     }
 
@@ -329,8 +327,13 @@ impl Download {
     fn lost(&mut self, piece: PieceNumber) {
         let Some(pieces) = &mut self.pieces else { return };
         let Some(State::Have) = pieces.state(piece) else { return };
-        if self.source.will_bring(piece) {
-            pieces.set(piece, State::InFlight(Producer::Source), &self.proofs);
+        let producer = match () {
+            () if self.source.will_bring(piece) => Some(Producer::Source),
+            () if self.source.aside.as_ref().is_some_and(|aside| aside.will_bring(piece)) => Some(Producer::Aside),
+            () => None,
+        };
+        if let Some(producer) = producer {
+            pieces.set(piece, State::InFlight(producer), &self.proofs);
         } else {
             pieces.release(piece, &self.wanted, &self.proofs);
             self.readers.resolve(pieces.geometry());

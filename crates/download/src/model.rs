@@ -191,6 +191,8 @@ pub enum Step {
     NoTurn(usize, usize),
     /// The scheduler leases a run of pieces.
     Lease(u32, u32),
+    /// The second stream ends by itself.
+    AsideEnds,
 }
 
 impl Step {
@@ -198,7 +200,7 @@ impl Step {
     fn read(bytes: &mut impl Iterator<Item = u8>) -> Option<Self> {
         let kind = bytes.next()?;
         let mut number = |below: u32| bytes.next().map_or(0, u32::from) % below;
-        Some(match kind % 24 {
+        Some(match kind % 25 {
             0 => Self::Wait,
             1 => {
                 let flags = number(8);
@@ -226,6 +228,7 @@ impl Step {
             20 => Self::Queues(number(4) as usize),
             21 => Self::Turn(number(4) as usize, (0..number(4)).map(|_| number(PIECES + 2)).collect()),
             22 => Self::NoTurn(number(4) as usize, number(5) as usize),
+            23 => Self::AsideEnds,
             _ => {
                 let first = number(PIECES);
                 Self::Lease(first, (first + 1 + number(5)).min(PIECES))
@@ -233,6 +236,9 @@ impl Step {
         })
     }
 }
+
+/// So often in a row may a machine be woken without time having passed: one deadline may lead to the next.
+const MOST_WAKES: u32 = 16;
 
 /// How many steps of a run are looked at.
 const MAX_STEPS: usize = 400;
@@ -242,6 +248,8 @@ const MAX_STEPS: usize = 400;
 pub struct Run {
     download: Download,
     now: Moment,
+    /// How often in a row the machine was woken without time having passed.
+    stood_still: u32,
     model: Model,
 }
 
@@ -251,9 +259,17 @@ impl Run {
     pub fn new(known: bool, scheduler: bool, source_under_way: bool, wish: usize, seed: u64) -> Self {
         let wishes = [SourceWish::Allowed, SourceWish::Wanted, SourceWish::Forbidden];
         let known = known.then_some(u64::from(PIECES));
-        let setup = Setup { source: wishes[wish % 3], scheduler, source_under_way, seed, ..setup(known) };
-        let mut run =
-            Self { download: Download::new(setup, Moment::START), now: Moment::START, model: Model::default() };
+        let mut setup = Setup { source: wishes[wish % 3], scheduler, source_under_way, seed, ..setup(known) };
+        // Readers who read here and there have rules of their own.
+        if seed % 2 == 1 {
+            (setup.config.far, setup.config.scattered) = (2, 4);
+        }
+        let mut run = Self {
+            download: Download::new(setup, Moment::START),
+            now: Moment::START,
+            stood_still: 0,
+            model: Model::default(),
+        };
         while let Some(action) = run.download.poll() {
             run.model.act(action);
         }
@@ -310,7 +326,10 @@ impl Run {
         let pick = |which: usize| model.fetches.iter().nth(which).map(|(&piece, parent)| (piece, parent.clone()));
         Some(match step {
             Step::Wait => {
+                let before = self.now;
                 self.now = self.now.max(self.download.deadline()?);
+                self.stood_still = if self.now > before { 0 } else { self.stood_still + 1 };
+                assert!(self.stood_still < MOST_WAKES, "woken at {before:?} again and again: {:?}", self.download);
                 Event::Timer
             }
             Step::Parents(who, proven, fits) => Event::Answer(Answer::Parents {
@@ -397,7 +416,17 @@ impl Run {
                     return None;
                 }
                 model.have.insert(piece);
+                // The second stream tells of its pieces so, one after the other.
+                if let Some((next, end)) = &mut model.aside {
+                    while *next < *end && model.have.contains(&PieceNumber(*next)) {
+                        *next += 1;
+                    }
+                }
                 Event::PieceHeld { piece }
+            }
+            Step::AsideEnds => {
+                model.aside.take()?;
+                Event::AsideEnded
             }
             Step::Missing(piece) => {
                 model.have.remove(&PieceNumber(piece));

@@ -151,7 +151,12 @@ impl Download {
         if !room || pieces.ready().is_empty() || !self.parents.any_free() {
             return None;
         }
-        let can = |piece: PieceNumber| pieces.is_ready(piece) && self.parents.any_free_with(piece);
+        let source = &self.source;
+        let source_is_free = source.is_usable() && !source.is_busy();
+        // What was taken from a slow parent for the source is not another slow parent's.
+        let is_for_source = |piece| source_is_free && source.must_read(piece) && source.may_read(piece);
+        let can =
+            |piece: PieceNumber| pieces.is_ready(piece) && !is_for_source(piece) && self.parents.any_free_with(piece);
         let windows: Vec<_> = self.readers.windows(pieces, self.config.window).collect();
         if self.urgent_is_due(now)
             && let Some(next) = windows.iter().map(|window| PieceNumber(window.start)).find(|&piece| can(piece))
