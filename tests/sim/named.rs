@@ -136,6 +136,18 @@ fn what_one_host_has_begun_to_read_six_read_together() {
     assert!(copies <= 1.02, "the origin sent {copies} copies");
 }
 
+/// Six hosts want 60 MiB, and the scheduler falls silent for good without closing anything: how many copies the origin sent,
+/// and the longest that anybody waited for a piece.
+fn with_a_scheduler_that_falls_silent(seed: u64, at: Duration) -> (f64, Duration, Outcome) {
+    let geometry = Geometry::new(60 * MIB, MIB).expect("a sensible geometry");
+    let mut world = World::new(Plan { geometry, link: LINK / 20.0, origin: LINK / 2.0, ..plan(seed, 6, 1) });
+    world.fault(at, Fault::FreezeScheduler { time: Duration::from_secs(3600) });
+    let (copies, outcome) = copies(&mut world);
+    let waited = (0..6).map(|host| world.longest_wait(host)).max().unwrap_or_default();
+    println!("waited {waited:?}");
+    (copies, waited, outcome)
+}
+
 /// The scheduler falls silent without closing anything, in the middle. Who knows parents and proofs goes on with them; what
 /// nobody has vouched for is read from the source, all of it and not a piece in five seconds, as it once was until the
 /// connection was found to be dead.
@@ -143,12 +155,7 @@ fn what_one_host_has_begun_to_read_six_read_together() {
 fn a_scheduler_that_is_silent_in_the_middle_holds_nobody_up() {
     for seed in 1..=4 {
         let _seed = Seed(seed);
-        let geometry = Geometry::new(60 * MIB, MIB).expect("a sensible geometry");
-        let mut world = World::new(Plan { geometry, link: LINK / 20.0, origin: LINK / 2.0, ..plan(seed, 6, 1) });
-        world.fault(Duration::from_secs(5), Fault::FreezeScheduler { time: Duration::from_secs(3600) });
-        let (copies, _) = copies(&mut world);
-        let waited = (0..6).map(|host| world.longest_wait(host)).max().unwrap_or_default();
-        println!("waited {waited:?}");
+        let (copies, waited, _) = with_a_scheduler_that_falls_silent(seed, Duration::from_secs(5));
         assert!(waited <= Duration::from_secs(4), "somebody waited {waited:?}");
         // A third of the content had not been read when it fell silent.
         assert!(copies <= 2.8, "the origin sent {copies} copies");
@@ -160,12 +167,7 @@ fn a_scheduler_that_is_silent_in_the_middle_holds_nobody_up() {
 fn a_scheduler_that_is_silent_from_the_start_holds_nobody_up() {
     for seed in 1..=4 {
         let _seed = Seed(seed);
-        let geometry = Geometry::new(60 * MIB, MIB).expect("a sensible geometry");
-        let mut world = World::new(Plan { geometry, link: LINK / 20.0, origin: LINK / 2.0, ..plan(seed, 6, 1) });
-        world.fault(Duration::ZERO, Fault::FreezeScheduler { time: Duration::from_secs(3600) });
-        let (copies, outcome) = copies(&mut world);
-        let waited = (0..6).map(|host| world.longest_wait(host)).max().unwrap_or_default();
-        println!("waited {waited:?}");
+        let (copies, waited, outcome) = with_a_scheduler_that_falls_silent(seed, Duration::ZERO);
         assert!(waited <= Duration::from_secs(4), "somebody waited {waited:?}");
         assert!(copies <= 6.05 && outcome.failures == 0, "the origin sent {copies} copies");
     }
