@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::harness::{
-    Ask, Daemon, Done, Ending, Gate, MIB, Origin, Page, Process, Scheduler, binary, random, run, wait_for,
+    Ask, Daemon, Done, Ending, Gate, MIB, Origin, Page, Process, Scheduler, Tool, binary, random, run, wait_for,
 };
 
 fn code(command: &mut Command) -> (Option<i32>, String) {
