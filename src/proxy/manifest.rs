@@ -110,9 +110,7 @@ impl Inner {
             asked = true;
             self.ask_for_manifest(&parts, &target, key, digest).await.map(Arc::new)
         };
-        // Those who ask first may leave one after another, and each time the next one asks.
-        let answered = timeout(self.config().first_byte, self.manifests.in_flight.try_get_with(key, ask)).await;
-        match answered.map_or(Err(Missed::Direct), |answer| answer.map_err(|missed| (*missed).clone())) {
+        match self.manifests.in_flight.try_get_with(key, ask).await.map_err(|missed| (*missed).clone()) {
             Ok(kept) => {
                 if !asked {
                     self.metrics.manifest("shared");
