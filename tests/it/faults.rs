@@ -159,33 +159,6 @@ fn a_directory_that_vanishes_is_made_again() {
 }
 
 #[test]
-fn what_was_stored_on_a_disk_that_is_full_at_the_start_is_not_lost() {
-    let origin = Origin::start();
-    let plan = Daemon::plan("h1");
-    let disk = plan.data().with_file_name("disk");
-    let Some(_mount) = Mount::small(&disk, 24 * MIB) else { return };
-    let mut daemon = plan.set("storage.dir", disk.join("storage").to_string_lossy()).start();
-    let file = random(9 * MIB, 210);
-    for path in ["/big.bin", "/other.bin"] {
-        origin.put(path, Page::file(file.clone()));
-    }
-    assert!(cost(&origin, &daemon, "/big.bin", &file) >= file.len() as u64);
-    daemon.wait_until_recorded(9);
-    assert!(daemon.stop().success());
-    let filler = disk.join("filler");
-    // Writes until there is no room.
-    let full = std::fs::write(&filler, vec![1; 24 * MIB]);
-    assert!(full.is_err(), "the disk is not full");
-    daemon.start_again();
-    daemon.get(&origin.url("/big.bin")).assert_is(&file);
-    daemon.get(&origin.url("/other.bin")).assert_is(&file);
-    std::fs::remove_file(&filler).expect("the file can be removed");
-    wait_for("the store", || (daemon.metric(&["storage_available"]) == 1.0).then_some(()));
-    assert!(cost(&origin, &daemon, "/big.bin", &file) <= 1, "{}", daemon.process.log());
-    assert_comes_back(&origin, &daemon, "/other.bin", &file);
-}
-
-#[test]
 fn an_origin_that_pauses_is_waited_for() {
     let origin = Origin::start();
     let daemon = Daemon::plan("h1").start();
