@@ -5,6 +5,8 @@
 //! are known before anybody is told; then what stands on them. **No other service has to be there**: schedulers, peers
 //! and origins are found, lost and found again while the daemon runs.
 //!
+//! SIGHUP ends nothing: it has the configuration read again (`reload`).
+//!
 //! # End
 //! The signal stops the proxy's accepting and tells the scheduler that this host leaves; what clients have in hand may
 //! finish for the grace; then the peers' ports close, storage is flushed, and `addresses.json` and the socket go.
@@ -12,6 +14,7 @@
 mod bound;
 mod peering;
 mod proxying;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -34,7 +37,7 @@ use crate::net::HttpClient;
 use crate::p2p::transport::{self, DataServer};
 use crate::proxy::PrivateContent;
 use crate::rpc;
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageError};
 
 /// Runs the daemon until it is told to stop.
 ///
@@ -43,22 +46,27 @@ use crate::storage::Storage;
 pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let config = loaded.config;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let signals = Signals::catch().context("catching signals")?;
+    let mut signals = Signals::catch().context("catching signals")?;
+    if let Some(hangups) = signals.hangups() {
+        tokio::spawn(reload::at_hangup(hangups, loaded.flags, loaded.effective));
+    }
     let drain = Drain::new();
     let mut registry = Registry::default();
 
-    let storage = open_storage(&config, &mut registry).await?;
-    let bound = Bound::all(&config).await?;
+    let shares_private = config.proxy.private_content == PrivateContent::Share;
+    let inheritance = Inheritance { keep: config.keep, shares_private };
+    let storage = open_storage(&config, inheritance, &mut registry).await?;
+    let bound = Bound::all(&config, storage.missing().is_some()).await?;
     let addresses = bound.addresses(&config)?;
 
     let http = HttpClient::new(config.client.clone()).context("setting up the HTTP client")?;
-    let interceptor = proxying::interceptor(&config)?;
+    let (interceptor, intercept) = proxying::interceptor(&config, &storage)?;
 
     let host = peering::host(&config, &addresses);
     tracing::info!(host = %host.id, addresses = %serde_json::to_string(&addresses)?, "listening");
     let scheduler = peering::scheduler(&config, drain.watch(), &mut registry)?;
     let tasks = peering::tasks(&config, &host, &storage, &http, &scheduler, &mut registry);
-    let proxy = proxying::proxy(&config, &http, &tasks, interceptor, drain.watch(), &mut registry);
+    let proxy = proxying::proxy(&config, &http, &tasks, (interceptor, intercept), drain.watch(), &mut registry);
 
     let (peers_end, peers_ended) = oneshot::channel::<()>();
     // A host that shares nothing serves an empty store.
@@ -73,6 +81,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     tokio::spawn(upkeep::give_back_memory());
 
     let readiness = Readiness::new(drain.watch());
+    let look_after = tokio::spawn(upkeep::look_after(storage.clone(), inheritance, readiness.clone()));
     let routes = Admin::new(registry, readiness.clone(), serde_json::to_value(&addresses)?).router();
     let routes = routes.merge(rpc::admin::router(storage.clone(), Arc::new(move || tasks.in_flight())));
     let (admin_end, admin_ended) = oneshot::channel::<()>();
@@ -88,8 +97,22 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
         tokio::spawn(proxy.clone().serve_transparent(listener));
     }
     tokio::spawn(proxy.clone().serve(bound.proxy));
-    tokio::spawn(proxy.serve_unix(bound.socket.listener));
-    let file = AddressesFile::write(&config.data_dir, &addresses).context("writing addresses.json")?;
+    if let Some(socket) = bound.socket {
+        let (listener, path) = (socket.listener, socket.path);
+        let proxy = proxy.clone();
+        tokio::spawn(async move {
+            proxy.serve_unix(listener).await;
+            drop(path);
+        });
+    }
+    let file = match AddressesFile::write(&config.data_dir, &addresses) {
+        Ok(file) => Some(file),
+        Err(error) if storage.missing().is_some() => {
+            tracing::warn!(%error, data_dir = %config.data_dir.display(), "addresses.json cannot be written");
+            None
+        }
+        Err(error) => return Err(error).context("writing addresses.json"),
+    };
     readiness.set_ready();
     welcome::print(&addresses, &config);
 
@@ -100,6 +123,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     }
     upkeep.abort();
     scrub.abort();
+    look_after.abort();
     drop(peers_end);
     let _ = tokio::time::timeout(config.grace, async { tokio::join!(data, peers) }).await;
     storage.flush().await;
@@ -124,26 +148,51 @@ async fn ended(half: oneshot::Receiver<()>) {
     let _ = half.await;
 }
 
-async fn open_storage(config: &Config, registry: &mut Registry) -> anyhow::Result<Storage> {
-    let dir = config.data_dir.clone();
-    std::fs::create_dir_all(&dir).with_context(|| format!("making the data directory {}", dir.display()))?;
-    let (settings, keep) = (config.storage.clone(), config.keep);
-    let shares_private = config.proxy.private_content == PrivateContent::Share;
-    let opened = tokio::task::spawn_blocking(move || {
-        let storage = Storage::open(settings)?;
+/// What is done with what an earlier process has left in a store.
+#[derive(Clone, Copy)]
+struct Inheritance {
+    keep: bool,
+    shares_private: bool,
+}
+
+impl Inheritance {
+    fn accept(self, storage: &Storage) {
         let stored = storage.list().into_iter();
-        if !keep {
+        if !self.keep {
             stored.for_each(|task| storage.remove(&task.id));
-        } else if !shares_private {
+        } else if !self.shares_private {
             // What an earlier process was allowed to share this one is not.
             let private = stored.filter(|task| task.audience == Audience::Private);
             private.filter_map(|task| storage.peek(&task.id)).for_each(|task| task.set_audience(Audience::Host));
         }
-        anyhow::Ok(storage)
+    }
+}
+
+/// Opens the store. A directory that cannot be used is no reason not to start: this host is a proxy without a store then.
+async fn open_storage(config: &Config, inheritance: Inheritance, registry: &mut Registry) -> anyhow::Result<Storage> {
+    let dir = config.data_dir.clone();
+    let settings = config.storage.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let made = std::fs::create_dir_all(&dir);
+        match Storage::open(settings.clone()) {
+            Ok(storage) => {
+                inheritance.accept(&storage);
+                Ok(storage)
+            }
+            Err(error @ StorageError::InUse(_)) => Err(error),
+            Err(error) => {
+                tracing::error!(%error, data_dir = ?made, "no content is stored: this host is a proxy only until the \
+                    storage directory can be used");
+                Ok(Storage::without(settings, &error))
+            }
+        }
     });
     let storage = opened.await.context("opening the storage")??;
     storage.metrics().register(registry);
     // From here on the directory is ours, and so is what a killed daemon left in it.
-    AddressesFile::remove_stale(&dir).with_context(|| format!("clearing {}", dir.display()))?;
+    let stale = AddressesFile::remove_stale(&config.data_dir);
+    if storage.missing().is_none() {
+        stale.with_context(|| format!("clearing {}", config.data_dir.display()))?;
+    }
     Ok(storage)
 }

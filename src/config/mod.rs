@@ -44,6 +44,8 @@ pub struct Loaded {
     pub effective: File,
     /// One line each, to be logged once there is a log.
     pub warnings: Vec<String>,
+    /// What it was read with, to be read again.
+    pub flags: Flags,
 }
 
 /// Reads the file that the flags or [`DEFAULT_FILE`] name, puts the flags over it, and checks the whole.
@@ -63,7 +65,7 @@ pub fn load(flags: &Flags) -> Result<Loaded, UsageError> {
     let looked_for = resolve::resolve(&mut file);
     let place = Place(path.as_deref());
     let config = Config::check(&file, looked_for, place, &mut warnings)?;
-    Ok(Loaded { config, effective: file, warnings })
+    Ok(Loaded { config, effective: file, warnings, flags: flags.clone() })
 }
 
 /// One line about keys that mean nothing here; an error for those that promise a protection.

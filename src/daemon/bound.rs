@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use damselfly_runtime::listen::{self, UnixSocket};
 use serde::Serialize;
@@ -22,7 +22,8 @@ pub(super) struct Bound {
     pub(super) admin: TcpListener,
     pub(super) peer: TcpListener,
     pub(super) data: TcpListener,
-    pub(super) socket: UnixSocket,
+    /// `None` where there is no place for it.
+    pub(super) socket: Option<UnixSocket>,
 }
 
 /// What `addresses.json` and `/addresses` say.
@@ -37,16 +38,32 @@ pub(super) struct Addresses {
     pub(super) admin: SocketAddr,
     pub(super) peer: SocketAddr,
     pub(super) data: SocketAddr,
-    pub(super) socket: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) socket: Option<PathBuf>,
+}
+
+async fn unix(path: &Path) -> anyhow::Result<UnixSocket> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    Ok(listen::unix(path, SOCKET_MODE, "download.server.socketPath").await?)
 }
 
 impl Bound {
     /// Listens everywhere, or says where it cannot and which key changes that.
-    pub(super) async fn all(config: &Config) -> anyhow::Result<Self> {
+    ///
+    /// `no_store` says that the data directory may be unusable: then the socket for tools, which is there as a rule, may be
+    /// missing.
+    pub(super) async fn all(config: &Config, no_store: bool) -> anyhow::Result<Self> {
         let at = &config.listen;
-        if let Some(dir) = at.socket.parent() {
-            std::fs::create_dir_all(dir)?;
-        }
+        let socket = match unix(&at.socket).await {
+            Ok(socket) => Some(socket),
+            Err(error) if no_store => {
+                tracing::warn!(%error, "there is no socket for tools on this host");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             mirrors: config
                 .mirror_ports
@@ -61,7 +78,7 @@ impl Bound {
             admin: listen::tcp(at.admin, "health.server.ip and health.server.port")?,
             peer: listen::tcp(at.peer, "upload.server.ip and upload.server.port")?,
             data: listen::tcp(at.data, "storage.server.ip and storage.server.tcpPort")?,
-            socket: listen::unix(&at.socket, SOCKET_MODE, "download.server.socketPath").await?,
+            socket,
         })
     }
 
@@ -76,7 +93,7 @@ impl Bound {
             admin: self.admin.local_addr()?,
             peer: self.peer.local_addr()?,
             data: self.data.local_addr()?,
-            socket: self.socket.path.as_path().to_owned(),
+            socket: self.socket.as_ref().map(|socket| socket.path.as_path().to_owned()),
         })
     }
 }

@@ -9,15 +9,26 @@ use crate::mitm::{CertificateAuthority, Interceptor, Policy};
 use crate::net::HttpClient;
 use crate::p2p::Tasks;
 use crate::proxy::{Metrics, Parts, Proxy};
+use crate::storage::Storage;
 
-/// The authority for intercepted hosts: the operator's, or one of this installation's own.
-pub(super) fn interceptor(config: &Config) -> anyhow::Result<Interceptor> {
+/// The authority for intercepted hosts, and these hosts: the operator's authority, or one of this installation's own. Where
+/// that can be neither read nor kept, because the data directory cannot be used, TLS is passed through.
+pub(super) fn interceptor(config: &Config, storage: &Storage) -> anyhow::Result<(Interceptor, Policy)> {
+    let mut hosts = config.intercept.clone();
     let authority = match &config.ca {
         Some(files) => CertificateAuthority::load(&files.cert, &files.key)
             .map_err(|error| UsageError::new(format!("proxy.server.caCert and caKey: {error}")))?,
-        None => CertificateAuthority::load_or_create(&config.data_dir).context("the data directory's CA")?,
+        None => match CertificateAuthority::load_or_create(&config.data_dir) {
+            Err(error) if storage.missing().is_some() => {
+                tracing::error!(%error, "TLS is passed through untouched: there is no authority to intercept it with");
+                hosts.clear();
+                CertificateAuthority::for_this_process().context("making an authority that nobody uses")?
+            }
+            loaded => loaded.context("the data directory's CA")?,
+        },
     };
-    Interceptor::new(authority).context("setting up the interception of TLS")
+    let interceptor = Interceptor::new(authority).context("setting up the interception of TLS")?;
+    Ok((interceptor, Policy::new(hosts)))
 }
 
 /// The proxy and registry mirror.
@@ -25,7 +36,7 @@ pub(super) fn proxy(
     config: &Config,
     http: &HttpClient,
     tasks: &Tasks,
-    interceptor: Interceptor,
+    (interceptor, policy): (Interceptor, Policy),
     drain: Watch,
     registry: &mut Registry,
 ) -> Proxy {
@@ -34,7 +45,7 @@ pub(super) fn proxy(
     let parts = Parts {
         http: http.clone(),
         tasks: tasks.clone(),
-        policy: Policy::new(config.intercept.clone()),
+        policy,
         interceptor,
         mirror: config.mirror.clone(),
         upstreams: config.client.upstreams.clone(),

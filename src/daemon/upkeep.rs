@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use damselfly_runtime::admin::Readiness;
 use tokio::time::MissedTickBehavior;
 
+use super::Inheritance;
 use crate::storage::Storage;
 
 /// How often memory that was freed is given back to the system.
@@ -35,6 +37,36 @@ pub(super) async fn scrub(storage: Storage, rate: u64) {
     loop {
         storage.scrub(rate, SCRUB_AGE).await;
         tokio::time::sleep(SCRUB_PAUSE).await;
+    }
+}
+
+/// How often it is looked whether the storage directory can be used.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Looks after the store for ever: it is given up when its directory vanishes, and opened as soon as that can be used.
+pub(super) async fn look_after(storage: Storage, inheritance: Inheritance, readiness: Readiness) {
+    let mut missing = storage.missing();
+    loop {
+        let lacking = missing.as_ref().map(|why| format!("no content is stored: {why}"));
+        readiness.set_lacking(lacking);
+        tokio::time::sleep(LOOK).await;
+        let looked = storage.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let opened = looked.look_after();
+            if opened {
+                inheritance.accept(&looked);
+            }
+            opened
+        });
+        if matches!(opened.await, Ok(true)) {
+            tracing::info!("the storage directory can be used: content is stored from now on");
+        }
+        let now = storage.missing();
+        if let (None, Some(why)) = (&missing, &now) {
+            tracing::error!(%why, "no content is stored any more: this host is a proxy only until the storage directory \
+                can be used");
+        }
+        missing = now;
     }
 }
 

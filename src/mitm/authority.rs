@@ -59,6 +59,14 @@ impl CertificateAuthority {
         }
     }
 
+    /// An authority that is kept nowhere: nobody can trust it.
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub fn for_this_process() -> Result<Self, CaError> {
+        Ok(Self::generate()?.0)
+    }
+
     fn write_new(dir: &Path) -> Result<Self, CaError> {
         files::make_dir(dir)?;
         let (ca, secret) = Self::generate()?;

@@ -229,6 +229,9 @@ pub enum OpenError {
     /// Our own trouble: go to the origin without us.
     #[error("{0}")]
     Local(String),
+    /// Nothing can be stored for now, which was said once: likewise.
+    #[error("there is no store: {0}")]
+    NoStore(String),
 }
 
 /// The limits of this module.
@@ -381,6 +384,9 @@ impl Tasks {
         wish: RangeWish,
         mut under_way: Option<SourceResponse>,
     ) -> Result<Opened, OpenError> {
+        if let Some(why) = self.0.parts.storage.missing() {
+            return under_way.map_or(Err(OpenError::NoStore(why)), |response| Ok(Opened::Origin(response)));
+        }
         let id = spec.identity.task_id();
         for _ in 0..JOIN_TRIES {
             if let Some(stored) = self.0.parts.storage.get(&id).filter(|stored| can_read(stored, wish)) {

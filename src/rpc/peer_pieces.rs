@@ -88,11 +88,11 @@ impl Announcing {
     }
 
     fn look(&mut self) {
-        let (have, unchecked) = (self.stored.have(), self.stored.unchecked());
-        for piece in have.iter().chain(unchecked.iter()) {
-            if self.untold.remove(piece) {
-                self.next.push_back(piece);
-            }
+        // Only what is new is walked over: of a task of many pieces there is a change for each of them.
+        let held = self.stored.held_pieces();
+        self.next.extend(self.untold.common(&held));
+        for piece in &self.next {
+            self.untold.remove(*piece);
         }
     }
 

@@ -46,6 +46,9 @@ pub enum StorageError {
         /// What there is, after everything that may go is gone.
         room: u64,
     },
+    /// There is no store for now. Go on without storing.
+    #[error("there is no store: {0}")]
+    Unavailable(String),
     /// Another process uses the directory.
     #[error("the storage directory {} is in use by another daemon", .0.display())]
     InUse(PathBuf),

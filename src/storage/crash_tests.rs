@@ -474,3 +474,41 @@ async fn a_scrub_checks_all_and_takes_its_time() {
     storage.scrub(100_000, age).await;
     assert_eq!((begun.elapsed(), metrics.pieces_rechecked.get()), (std::time::Duration::ZERO, 5), "nothing is due");
 }
+
+#[tokio::test]
+async fn a_storage_without_a_store_has_nothing_until_its_directory_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("place");
+    fs::write(&place, "no directory").unwrap();
+    let settings = super::Config { dir: place.clone(), ..config(&dir) };
+    let error = Storage::open(settings.clone()).unwrap_err();
+    let storage = Storage::without(settings, &error);
+    assert_eq!(storage.missing(), Some(error.to_string()));
+    assert!(matches!(storage.create(new_task(1)), Err(StorageError::Unavailable(_))));
+    assert!(storage.get(&id(1)).is_none() && storage.list().is_empty() && !storage.has_url("http://origin/file"));
+    assert_eq!((storage.usage().tasks, storage.sweep()), (0, super::Swept::default()));
+    storage.remove(&id(1));
+    storage.flush().await;
+    assert!(!storage.look_after());
+    fs::remove_file(&place).unwrap();
+    let drops = storage.drops();
+    assert!(storage.look_after() && storage.missing().is_none());
+    drop(filled(&storage, 1).await);
+    storage.remove(&id(1));
+    assert!(drops.has_changed().unwrap(), "who listened before is told");
+}
+
+#[tokio::test]
+async fn a_store_whose_directory_vanishes_is_given_up_and_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("place");
+    let storage = Storage::open(super::Config { dir: place.clone(), ..config(&dir) }).unwrap();
+    let task = filled(&storage, 1).await;
+    assert!(!storage.look_after() && storage.missing().is_none(), "all is well");
+    fs::rename(&place, dir.path().join("elsewhere")).unwrap();
+    assert!(!storage.look_after() && storage.missing().is_some());
+    assert_eq!(task.read(ByteRange::new(0, 9).unwrap()).await.unwrap(), bytes_of(ByteRange::new(0, 9).unwrap()));
+    assert!(storage.look_after());
+    assert_eq!(storage.list(), []);
+    drop(filled(&storage, 1).await);
+}

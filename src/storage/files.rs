@@ -18,6 +18,8 @@ const LOCK: &str = "lock";
 pub(super) struct Files {
     dir: PathBuf,
     content: PathBuf,
+    /// Which directory that was, by device and inode: another one may come to be at its path.
+    opened: (u64, u64),
     _lock: File,
 }
 
@@ -45,10 +47,23 @@ impl Files {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = lock.map_err(StorageError::io("open", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), content, _lock: lock }),
+            Ok(()) => {
+                let opened = identity(&content).map_err(StorageError::io("look at", &content))?;
+                Ok(Self { dir: dir.to_owned(), content, opened, _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(StorageError::InUse(dir.to_owned())),
             Err(TryLockError::Error(source)) => Err(StorageError::Io { doing: "lock", path, source }),
         }
+    }
+
+    /// What has become of the directory if it is not there any more.
+    pub(super) fn missing(&self) -> Option<StorageError> {
+        let vanished = match identity(&self.content) {
+            Ok(found) if found == self.opened => return None,
+            Ok(_) => io::Error::other("another directory has taken its place"),
+            Err(error) => error,
+        };
+        Some(StorageError::io("look at", &self.content)(vanished))
     }
 
     pub(super) fn ledger(&self) -> PathBuf {
@@ -96,6 +111,11 @@ impl Files {
         }
         Ok(removed)
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Gives back the space of these parts of a file; they read as zeros then.

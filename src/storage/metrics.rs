@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 /// What the storage counts. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    pub(super) available: Gauge,
     pub(super) tasks: Gauge,
     pub(super) bytes: Gauge,
     pub(super) evictions: Counter,
@@ -25,6 +26,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
+            available: Gauge::default(),
             tasks: Gauge::default(),
             bytes: Gauge::default(),
             evictions: Counter::default(),
@@ -55,6 +57,8 @@ impl Metrics {
         add("commits", "Batches of metadata committed", self.commits.clone());
         add("commits_failed", "Batches of metadata that failed and were kept", self.commits_failed.clone());
         add("records_dropped", "Records given up while the metadata store failed", self.records_dropped.clone());
+        let available = self.available.clone();
+        registry.register("dragonfly_client_storage_available", "Whether there is a store: 1 or 0", available);
         registry.register("dragonfly_client_storage_tasks", "Tasks stored", self.tasks.clone());
         registry.register("dragonfly_client_storage_bytes", "Bytes of stored pieces", self.bytes.clone());
         registry.register("dragonfly_client_storage_pending", "Records waiting for a commit", self.pending.clone());

@@ -148,7 +148,7 @@ fn open_and_load(path: &Path) -> Result<(Database, Vec<Kept>), Fault> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(|error| io_fault(&error))?;
         let database = Database::builder().set_cache_size(CACHE).create_file(file).map_err(database_fault)?;
-        let kept = prepare(&database).and_then(|()| load(&database)).map_err(|error| Fault::Unreadable(error.0))?;
+        let kept = prepare(&database).and_then(|()| load(&database))?;
         Ok((database, kept))
     }))
     .unwrap_or_else(|_| Err(Fault::Unreadable("the store is damaged".to_owned())))
@@ -173,6 +173,14 @@ fn database_fault(error: DatabaseError) -> Fault {
     }
 }
 
+/// Room and rights are lacking for a new file as well; anything else is the file's own fault.
+fn fault(error: redb::Error) -> Fault {
+    match error {
+        redb::Error::Io(io) => io_fault(&io),
+        error => Fault::Unreadable(error.to_string()),
+    }
+}
+
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let aside = path.with_extension("redb.unreadable");
     let earlier = if aside.is_dir() { fs::remove_dir_all(&aside) } else { fs::remove_file(&aside) };
@@ -184,10 +192,9 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Marks a new store as ours, or makes sure that an old one is.
-fn prepare(database: &Database) -> Result<(), LedgerError> {
-    let text = |error: redb::Error| LedgerError(error.to_string());
-    let transaction = database.begin_write().map_err(|error| text(error.into()))?;
-    let empty = transaction.list_tables().map_err(|error| text(error.into()))?.next().is_none();
+fn prepare(database: &Database) -> Result<(), Fault> {
+    let transaction = database.begin_write().map_err(|error| fault(error.into()))?;
+    let empty = transaction.list_tables().map_err(|error| fault(error.into()))?.next().is_none();
     let version = (|| {
         let mut table = transaction.open_table(FORMAT)?;
         if empty {
@@ -199,17 +206,17 @@ fn prepare(database: &Database) -> Result<(), LedgerError> {
         let version = table.get(FORMAT_KEY)?.map(|version| version.value());
         Ok::<_, redb::Error>(version)
     })()
-    .map_err(text)?;
+    .map_err(fault)?;
     match version {
-        Some(FORMAT_VERSION) if empty => transaction.commit().map_err(|error| text(error.into())),
-        Some(FORMAT_VERSION) => transaction.abort().map_err(|error| text(error.into())),
-        Some(other) => Err(LedgerError(format!("it has format {other}, this program knows {FORMAT_VERSION}"))),
-        None => Err(LedgerError("it is another program's".to_owned())),
+        Some(FORMAT_VERSION) if empty => transaction.commit().map_err(|error| fault(error.into())),
+        Some(FORMAT_VERSION) => transaction.abort().map_err(|error| fault(error.into())),
+        Some(other) => Err(Fault::Unreadable(format!("it has format {other}, this program knows {FORMAT_VERSION}"))),
+        None => Err(Fault::Unreadable("it is another program's".to_owned())),
     }
 }
 
 /// Reads everything. A record that does not decode is left out, and with it the task's content.
-fn load(database: &Database) -> Result<Vec<Kept>, LedgerError> {
+fn load(database: &Database) -> Result<Vec<Kept>, Fault> {
     let read = || {
         let transaction = database.begin_read()?;
         let mut tasks = HashMap::new();
@@ -235,7 +242,7 @@ fn load(database: &Database) -> Result<Vec<Kept>, LedgerError> {
         }
         Ok::<_, redb::Error>(tasks.into_values().collect())
     };
-    read().map_err(|error| LedgerError(error.to_string()))
+    read().map_err(fault)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! left.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use damselfly_core::swarm::Origin;
@@ -95,9 +95,20 @@ const EMPTY_TTL: u64 = 600;
 ///
 /// [`Self::create`], [`Self::remove`] and [`Self::sweep`] make and remove files, which takes milliseconds, for very
 /// large files more: prefer a blocking thread.
+///
+/// It may be without a store, for as long as its directory cannot be used: then nothing is stored and nothing is found, and
+/// [`Self::look_after`] opens it as soon as it can be.
 #[derive(Clone)]
 pub struct Storage {
-    inner: Arc<Inner>,
+    slot: Arc<Slot>,
+}
+
+struct Slot {
+    config: Config,
+    metrics: Metrics,
+    dropped: Arc<Dropped>,
+    /// The store, or why there is none.
+    inner: RwLock<Result<Arc<Inner>, String>>,
 }
 
 pub(super) struct Inner {
@@ -106,7 +117,7 @@ pub(super) struct Inner {
     /// Held while tasks begin or end, and while pieces take room, so that quota and files agree with the table.
     order: Mutex<()>,
     pub(super) shared: Arc<Shared>,
-    dropped: Dropped,
+    dropped: Arc<Dropped>,
 }
 
 impl std::fmt::Debug for Storage {
@@ -130,78 +141,97 @@ impl Storage {
         config: Config,
         wrap: impl FnOnce(Box<dyn Ledger>) -> Box<dyn Ledger>,
     ) -> Result<Self, StorageError> {
-        let check_interval = config.check_interval;
-        let files = Files::open(&config.dir)?;
-        let (ledger, kept) = RedbLedger::open(&files.ledger())?;
-        let metrics = Metrics::default();
-        let recorder = Recorder::start(wrap(Box::new(ledger)), metrics.clone())
-            .map_err(StorageError::io("start the recorder of", &config.dir))?;
-        let storage = Self::with(
-            config,
-            Shared { recorder: Some(recorder), files: Some(files), metrics, totals: Totals::default(), check_interval },
-        );
-        storage.restore(kept)?;
+        let storage = Self::with(config, Err("it was not opened".into()));
+        storage.open_store(wrap)?;
         Ok(storage)
+    }
+
+    /// A storage whose store could not be opened, for this reason.
+    pub fn without(config: Config, reason: &StorageError) -> Self {
+        Self::with(config, Err(reason.to_string()))
     }
 
     /// A storage whose content and metadata are in memory, at most `quota` bytes of content.
     pub fn in_memory(quota: u64) -> Self {
-        let (metrics, totals) = (Metrics::default(), Totals::default());
         let config = Config { quota, ..Config::default() };
-        let check_interval = config.check_interval;
+        let (metrics, totals, check_interval) = (Metrics::default(), Totals::default(), config.check_interval);
         let shared = Shared { recorder: None, files: None, metrics, totals, check_interval };
-        Self::with(config, shared)
+        let inner = Inner::new(config.clone(), shared, Arc::default());
+        Self::with(config, Ok(Arc::new(inner)))
     }
 
-    fn with(config: Config, shared: Shared) -> Self {
-        let (tasks, order, shared) = (Mutex::default(), Mutex::default(), Arc::new(shared));
-        Self { inner: Arc::new(Inner { config, tasks, order, shared, dropped: Dropped::default() }) }
+    fn with(config: Config, inner: Result<Arc<Inner>, String>) -> Self {
+        let (metrics, dropped) = match &inner {
+            Ok(inner) => (inner.shared.metrics.clone(), Arc::clone(&inner.dropped)),
+            Err(_) => Default::default(),
+        };
+        metrics.available.set(i64::from(inner.is_ok()));
+        Self { slot: Arc::new(Slot { config, metrics, dropped, inner: RwLock::new(inner) }) }
     }
 
-    /// Takes over every kept task whose content file has its length; removes the records and files of all others.
-    fn restore(&self, mut kept: Vec<Kept>) -> Result<(), StorageError> {
-        let Some(files) = &self.inner.shared.files else { return Ok(()) };
-        kept.sort_by_key(|kept| (kept.state.last_access, kept.id));
-        let mut tasks = self.inner.tasks();
-        for kept in kept {
-            let (id, geometry) = (kept.id, kept.record.geometry);
-            let path = files.path(&id);
-            match files::size(&path) {
-                Ok((length, _)) if length == geometry.length() => {
-                    let task = TaskState::restored(kept, Place::Disk(path), Arc::clone(&self.inner.shared));
-                    tasks.insert(Arc::new(task));
-                }
-                _ => {
-                    tracing::warn!(task = %id, "a stored task's content file is missing or of another length: forgotten");
-                    self.inner.shared.record(Op::Remove(id));
-                }
-            }
-        }
-        let strays = files.remove_strays(|id| tasks.contains(id));
-        let strays = strays.map_err(StorageError::io("read", &self.inner.config.dir))?;
-        if strays > 0 {
-            tracing::info!(strays, "content files without a record removed");
-        }
-        self.inner.gauge(&tasks);
+    fn open_store(&self, wrap: impl FnOnce(Box<dyn Ledger>) -> Box<dyn Ledger>) -> Result<(), StorageError> {
+        let slot = &self.slot;
+        let inner = Inner::open(slot.config.clone(), slot.metrics.clone(), Arc::clone(&slot.dropped), wrap)?;
+        self.put(Ok(Arc::new(inner)));
         Ok(())
+    }
+
+    fn put(&self, inner: Result<Arc<Inner>, String>) {
+        self.slot.metrics.available.set(i64::from(inner.is_ok()));
+        if inner.is_err() {
+            self.slot.metrics.tasks.set(0);
+            self.slot.metrics.bytes.set(0);
+        }
+        *self.slot.inner.write().unwrap_or_else(PoisonError::into_inner) = inner;
+    }
+
+    /// The store, if there is one.
+    fn inner(&self) -> Option<Arc<Inner>> {
+        self.slot.inner.read().unwrap_or_else(PoisonError::into_inner).as_ref().ok().map(Arc::clone)
+    }
+
+    /// Why there is no store; `None` if there is one.
+    pub fn missing(&self) -> Option<String> {
+        self.slot.inner.read().unwrap_or_else(PoisonError::into_inner).as_ref().err().cloned()
+    }
+
+    /// Gives the store up if its directory has vanished, and opens it if there is none. Says whether it was opened. Who
+    /// holds a task of a store that was given up goes on with it. Blocking; to be called every few seconds.
+    pub fn look_after(&self) -> bool {
+        match self.inner() {
+            Some(inner) => {
+                let vanished = inner.shared.files.as_ref().and_then(|files| files.missing());
+                if let Some(error) = vanished {
+                    self.put(Err(error.to_string()));
+                }
+                false
+            }
+            None => match self.open_store(|ledger| ledger) {
+                Ok(()) => true,
+                Err(error) => {
+                    self.put(Err(error.to_string()));
+                    false
+                }
+            },
+        }
     }
 
     /// The storage's metrics, to be registered.
     pub fn metrics(&self) -> &Metrics {
-        &self.inner.shared.metrics
+        &self.slot.metrics
     }
 
     /// The task, if it is stored. Counts as a use.
     pub fn get(&self, id: &TaskId) -> Option<StoredTask> {
         let task = self.peek(id)?;
-        self.inner.tasks().use_now(id);
+        task.store.tasks().use_now(id);
         task.state.touch(now());
         Some(task)
     }
 
     /// The task, if it is stored, without counting as a use.
     pub fn peek(&self, id: &TaskId) -> Option<StoredTask> {
-        match self.look(id)? {
+        match self.inner()?.look(id)? {
             Ok(task) => Some(task),
             Err(error) => {
                 tracing::warn!(task = %id, %error, "a content file cannot be opened");
@@ -210,21 +240,19 @@ impl Storage {
         }
     }
 
-    fn look(&self, id: &TaskId) -> Option<io::Result<StoredTask>> {
-        // Held from here on: it is not evicted while its file is opened.
-        let state = Arc::clone(self.inner.tasks().get(id)?);
-        let store = Arc::clone(&self.inner);
-        Some(state.content().map(|content| StoredTask { state, content, store }))
-    }
-
     /// Begins a task, which takes room as its pieces come. Returns the stored one if there is one of this geometry; one
     /// of another geometry is replaced unless somebody holds it.
     ///
     /// # Errors
     /// What keeps the file from being made; nothing is left behind.
     pub fn create(&self, new: NewTask) -> Result<StoredTask, StorageError> {
-        let _order = self.inner.order();
-        self.begin(new)
+        let inner = self.inner().ok_or_else(|| self.unavailable())?;
+        let _order = inner.order();
+        inner.begin(new)
+    }
+
+    fn unavailable(&self) -> StorageError {
+        StorageError::Unavailable(self.missing().unwrap_or_default())
     }
 
     /// Begins a task of which these pieces are going to be downloaded, see [`StoredTask::admit`].
@@ -232,129 +260,89 @@ impl Storage {
     /// # Errors
     /// [`StorageError::Full`] when they would not fit, and others; none of them leaves anything behind.
     pub fn create_for(&self, new: NewTask, wanted: &PieceSet) -> Result<StoredTask, StorageError> {
-        let _order = self.inner.order();
+        let inner = self.inner().ok_or_else(|| self.unavailable())?;
+        let _order = inner.order();
         let id = new.id;
-        let task = self.begin(new)?;
-        match self.inner.promise(&task.state, wanted) {
+        let task = inner.begin(new)?;
+        match inner.promise(&task.state, wanted) {
             Ok(()) => Ok(task),
             Err(error) => {
                 let is_empty = task.state.weight().held == 0;
                 drop(task);
                 if is_empty {
-                    self.inner.take_out(&id);
+                    inner.take_out(&id);
                 }
                 Err(error)
             }
         }
     }
 
-    /// The caller holds the order.
-    fn begin(&self, new: NewTask) -> Result<StoredTask, StorageError> {
-        if let Some(task) = self.stored(&new)? {
-            return Ok(task);
-        }
-        let now = now();
-        let NewTask { id, geometry, digest, origin, headers, audience } = new;
-        let record = TaskRecord { geometry, created: now, digest, origin, headers };
-        let size = record.encode().len();
-        if size > MAX_RECORD {
-            return Err(StorageError::RecordTooLong(size));
-        }
-        let inner = &self.inner;
-        let (place, file) = self.make_place(&id, geometry.length())?;
-        let state = Arc::new(TaskState::new(id, record, place, audience, now, Arc::clone(&inner.shared)));
-        let content = match file {
-            Some(file) => state.opened(file),
-            None => state.content().map_err(StorageError::io("open", &inner.config.dir))?,
-        };
-        inner.shared.record(Op::Task(id, Box::new(state.record.clone()), state.state()));
-        let mut tasks = inner.tasks();
-        tasks.insert(Arc::clone(&state));
-        inner.gauge(&tasks);
-        drop(tasks);
-        Ok(StoredTask { state, content, store: Arc::clone(inner) })
-    }
-
-    /// The task, if it is stored as it is wanted; what is stored otherwise is removed.
-    fn stored(&self, new: &NewTask) -> Result<Option<StoredTask>, StorageError> {
-        match self.look(&new.id) {
-            None => return Ok(None),
-            Some(Ok(task)) if task.geometry() == new.geometry => {
-                self.inner.tasks().use_now(&new.id);
-                task.state.touch(now());
-                return Ok(Some(task));
-            }
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StorageError::io("open the content in", &self.inner.config.dir)(error));
-            }
-            Some(_) => {}
-        }
-        if self.inner.take_out(&new.id) { Ok(None) } else { Err(StorageError::Conflict) }
-    }
-
-    fn make_place(&self, id: &TaskId, length: u64) -> Result<(Place, Option<std::fs::File>), StorageError> {
-        let Some(files) = &self.inner.shared.files else {
-            let content = Content::memory(length).ok_or(StorageError::Full { needed: length, room: 0 })?;
-            return Ok((Place::Memory(Arc::new(content)), None));
-        };
-        match files.create(id, length) {
-            Ok((path, file)) => Ok((Place::Disk(path), Some(file))),
-            Err(error) if is_full(&error) => Err(StorageError::Full { needed: length, room: 0 }),
-            Err(error) => Err(StorageError::io("make", files.path(id))(error)),
-        }
-    }
-
     /// Removes a task. Who holds it goes on with it; nothing of it is recorded any more.
     pub fn remove(&self, id: &TaskId) {
-        let _order = self.inner.order();
-        self.inner.drop_task(id);
+        let Some(inner) = self.inner() else { return };
+        let _order = inner.order();
+        inner.drop_task(id);
     }
 
     /// What was removed since this was last asked, and is not stored again; `None` if it was too much to remember.
     pub fn take_dropped(&self) -> Option<Vec<DroppedTask>> {
-        let mut dropped = self.inner.dropped.take()?;
-        let tasks = self.inner.tasks();
-        dropped.retain(|task| !tasks.contains(&task.id));
+        let mut dropped = self.slot.dropped.take()?;
+        if let Some(inner) = self.inner() {
+            let tasks = inner.tasks();
+            dropped.retain(|task| !tasks.contains(&task.id));
+        }
         Some(dropped)
     }
 
     /// Changes when a task is removed.
     pub fn drops(&self) -> watch::Receiver<u64> {
-        self.inner.dropped.changes()
+        self.slot.dropped.changes()
     }
 
     /// All stored tasks, in no order.
     pub fn list(&self) -> Vec<TaskSummary> {
-        self.inner.tasks().all().map(|task| summary(task, in_use(task))).collect()
+        let Some(inner) = self.inner() else { return Vec::new() };
+        let tasks = inner.tasks();
+        tasks.all().map(|task| summary(task, in_use(task))).collect()
     }
 
     /// The pieces of a task that are to be checked. Opens no file.
     pub(super) fn due(&self, id: &TaskId, age: Duration) -> Vec<PieceNumber> {
-        self.inner.tasks().get(id).map_or_else(Vec::new, |task| task.due(age))
+        let Some(inner) = self.inner() else { return Vec::new() };
+        let task = inner.tasks().get(id).map(Arc::clone);
+        task.map_or_else(Vec::new, |task| task.due(age))
     }
 
     /// The ids of all stored tasks, the most recently used first.
     pub(super) fn recently_used(&self) -> Vec<TaskId> {
-        self.inner.tasks().recently_used().collect()
+        let Some(inner) = self.inner() else { return Vec::new() };
+        let tasks = inner.tasks();
+        tasks.recently_used().collect()
     }
 
     /// Whether there is anything of this URL, of whatever version.
     pub fn has_url(&self, url: &str) -> bool {
-        self.inner.tasks().all().any(|task| task.record.origin.url == url)
+        self.inner().is_some_and(|inner| inner.tasks().all().any(|task| task.record.origin.url == url))
     }
 
     /// How full the storage is.
     pub fn usage(&self) -> Usage {
-        let tasks = self.inner.tasks().len();
-        let bytes = self.inner.shared.totals.get().held;
-        let disk = self.inner.shared.files.as_ref().and_then(|files| files.disk().ok());
-        let disk_available = disk.map(|disk| disk.available);
-        Usage { tasks, bytes, quota: self.inner.config.quota, disk_available }
+        let quota = self.slot.config.quota;
+        let Some(inner) = self.inner() else { return Usage { tasks: 0, bytes: 0, quota, disk_available: None } };
+        let disk = inner.shared.files.as_ref().and_then(|files| files.disk().ok());
+        Usage {
+            tasks: inner.tasks().len(),
+            bytes: inner.shared.totals.get().held,
+            quota,
+            disk_available: disk.map(|disk| disk.available),
+        }
     }
 
     /// Waits until everything recorded so far is durable (or the metadata store has failed, which is logged).
     pub async fn flush(&self) {
-        if let Some(recorder) = &self.inner.shared.recorder {
+        if let Some(inner) = self.inner()
+            && let Some(recorder) = &inner.shared.recorder
+        {
             recorder.flush().await;
         }
     }
@@ -366,7 +354,7 @@ impl Storage {
     }
 
     pub(super) fn sweep_at(&self, now: u64) -> Swept {
-        let inner = &self.inner;
+        let Some(inner) = self.inner() else { return Swept::default() };
         // Looks at every file, which must not hold up who takes room.
         inner.give_back_leftovers();
         let _order = inner.order();
@@ -397,6 +385,118 @@ fn over(task: &TaskState, now: u64, ttl: u64) -> Option<(TaskId, bool)> {
 }
 
 impl Inner {
+    fn new(config: Config, shared: Shared, dropped: Arc<Dropped>) -> Self {
+        Self { config, tasks: Mutex::default(), order: Mutex::default(), shared: Arc::new(shared), dropped }
+    }
+
+    fn open(
+        config: Config,
+        metrics: Metrics,
+        dropped: Arc<Dropped>,
+        wrap: impl FnOnce(Box<dyn Ledger>) -> Box<dyn Ledger>,
+    ) -> Result<Self, StorageError> {
+        let files = Files::open(&config.dir)?;
+        let (ledger, kept) = RedbLedger::open(&files.ledger())?;
+        let recorder = Recorder::start(wrap(Box::new(ledger)), metrics.clone())
+            .map_err(StorageError::io("start the recorder of", &config.dir))?;
+        let (totals, check_interval) = (Totals::default(), config.check_interval);
+        let shared = Shared { recorder: Some(recorder), files: Some(files), metrics, totals, check_interval };
+        let inner = Self::new(config, shared, dropped);
+        inner.restore(kept)?;
+        Ok(inner)
+    }
+
+    /// Takes over every kept task whose content file has its length; removes the records and files of all others.
+    fn restore(&self, mut kept: Vec<Kept>) -> Result<(), StorageError> {
+        let Some(files) = &self.shared.files else { return Ok(()) };
+        kept.sort_by_key(|kept| (kept.state.last_access, kept.id));
+        let mut tasks = self.tasks();
+        for kept in kept {
+            let (id, geometry) = (kept.id, kept.record.geometry);
+            let path = files.path(&id);
+            match files::size(&path) {
+                Ok((length, _)) if length == geometry.length() => {
+                    let task = TaskState::restored(kept, Place::Disk(path), Arc::clone(&self.shared));
+                    tasks.insert(Arc::new(task));
+                }
+                _ => {
+                    tracing::warn!(task = %id, "a stored task's content file is missing or of another length: forgotten");
+                    self.shared.record(Op::Remove(id));
+                }
+            }
+        }
+        let strays = files.remove_strays(|id| tasks.contains(id));
+        let strays = strays.map_err(StorageError::io("read", &self.config.dir))?;
+        if strays > 0 {
+            tracing::info!(strays, "content files without a record removed");
+        }
+        self.gauge(&tasks);
+        Ok(())
+    }
+
+    fn look(self: &Arc<Self>, id: &TaskId) -> Option<io::Result<StoredTask>> {
+        // Held from here on: it is not evicted while its file is opened.
+        let state = Arc::clone(self.tasks().get(id)?);
+        let store = Arc::clone(self);
+        Some(state.content().map(|content| StoredTask { state, content, store }))
+    }
+
+    /// The caller holds the order.
+    fn begin(self: &Arc<Self>, new: NewTask) -> Result<StoredTask, StorageError> {
+        if let Some(task) = self.stored(&new)? {
+            return Ok(task);
+        }
+        let now = now();
+        let NewTask { id, geometry, digest, origin, headers, audience } = new;
+        let record = TaskRecord { geometry, created: now, digest, origin, headers };
+        let size = record.encode().len();
+        if size > MAX_RECORD {
+            return Err(StorageError::RecordTooLong(size));
+        }
+        let inner = self;
+        let (place, file) = self.make_place(&id, geometry.length())?;
+        let state = Arc::new(TaskState::new(id, record, place, audience, now, Arc::clone(&inner.shared)));
+        let content = match file {
+            Some(file) => state.opened(file),
+            None => state.content().map_err(StorageError::io("open", &inner.config.dir))?,
+        };
+        inner.shared.record(Op::Task(id, Box::new(state.record.clone()), state.state()));
+        let mut tasks = inner.tasks();
+        tasks.insert(Arc::clone(&state));
+        inner.gauge(&tasks);
+        drop(tasks);
+        Ok(StoredTask { state, content, store: Arc::clone(inner) })
+    }
+
+    /// The task, if it is stored as it is wanted; what is stored otherwise is removed.
+    fn stored(self: &Arc<Self>, new: &NewTask) -> Result<Option<StoredTask>, StorageError> {
+        match self.look(&new.id) {
+            None => return Ok(None),
+            Some(Ok(task)) if task.geometry() == new.geometry => {
+                self.tasks().use_now(&new.id);
+                task.state.touch(now());
+                return Ok(Some(task));
+            }
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::io("open the content in", &self.config.dir)(error));
+            }
+            Some(_) => {}
+        }
+        if self.take_out(&new.id) { Ok(None) } else { Err(StorageError::Conflict) }
+    }
+
+    fn make_place(&self, id: &TaskId, length: u64) -> Result<(Place, Option<std::fs::File>), StorageError> {
+        let Some(files) = &self.shared.files else {
+            let content = Content::memory(length).ok_or(StorageError::Full { needed: length, room: 0 })?;
+            return Ok((Place::Memory(Arc::new(content)), None));
+        };
+        match files.create(id, length) {
+            Ok((path, file)) => Ok((Place::Disk(path), Some(file))),
+            Err(error) if is_full(&error) => Err(StorageError::Full { needed: length, room: 0 }),
+            Err(error) => Err(StorageError::io("make", files.path(id))(error)),
+        }
+    }
+
     /// Removes a task that nobody holds; says whether it is gone. The caller holds the order.
     pub(super) fn take_out(&self, id: &TaskId) -> bool {
         let mut tasks = self.tasks();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Ask, Daemon, Ending, Gate, MIB, Mount, Origin, Page, random};
+use crate::harness::{Ask, Daemon, Ending, Gate, MIB, Mount, Origin, Page, random, wait_for};
 
 #[test]
 fn an_origin_that_is_cut_in_the_middle_never_makes_a_whole_file() {
@@ -103,6 +103,59 @@ fn a_full_disk_is_no_reason_to_fail() {
         }
     }
     assert_eq!(daemon.admin("/healthy").status, 200);
+}
+
+/// What a pull of a large file costs the origin, which is whole in any case.
+fn cost(origin: &Origin, daemon: &Daemon, path: &str, file: &[u8]) -> u64 {
+    let before = origin.sent(path);
+    daemon.get(&origin.url(path)).assert_is(file);
+    origin.sent(path) - before
+}
+
+#[track_caller]
+fn assert_is_a_proxy_only(origin: &Origin, daemon: &Daemon, path: &str, file: &[u8]) {
+    for _ in 0..2 {
+        assert!(cost(origin, daemon, path, file) >= file.len() as u64);
+    }
+    let ready = daemon.admin("/ready");
+    assert_eq!(ready.status, 200);
+    assert!(String::from_utf8_lossy(&ready.body).contains("no content is stored"), "{ready:?}");
+    assert_eq!(daemon.metric(&["storage_available"]), 0.0);
+    let log = daemon.process.log();
+    assert_eq!(log.lines().filter(|line| line.contains("no content is stored")).count(), 1, "{log}");
+}
+
+#[track_caller]
+fn assert_comes_back(origin: &Origin, daemon: &Daemon, path: &str, file: &[u8]) {
+    wait_for("the store", || (daemon.metric(&["storage_available"]) == 1.0).then_some(()));
+    wait_for("content that is held", || (cost(origin, daemon, path, file) <= 1).then_some(()));
+    wait_for("the word of it", || (daemon.admin("/ready").body == "ready\n").then_some(()));
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_at_the_start_makes_a_proxy_that_becomes_more() {
+    let origin = Origin::start();
+    let plan = Daemon::plan("h1");
+    let file = random(9 * MIB, 208);
+    origin.put("/big.bin", Page::file(file.clone()));
+    let blocked = plan.data().with_file_name("blocked");
+    std::fs::write(&blocked, "this is no directory").expect("a writable directory");
+    let daemon = plan.set("storage.dir", blocked.join("storage").to_string_lossy()).start();
+    assert_is_a_proxy_only(&origin, &daemon, "/big.bin", &file);
+    std::fs::remove_file(&blocked).expect("the file can be removed");
+    assert_comes_back(&origin, &daemon, "/big.bin", &file);
+}
+
+#[test]
+fn a_directory_that_vanishes_is_made_again() {
+    let origin = Origin::start();
+    let daemon = Daemon::plan("h1").start();
+    let file = random(9 * MIB, 209);
+    origin.put("/big.bin", Page::file(file.clone()));
+    assert!(cost(&origin, &daemon, "/big.bin", &file) >= file.len() as u64);
+    std::fs::remove_dir_all(daemon.data("storage")).expect("the directory can be removed");
+    wait_for("content that is asked for again", || (cost(&origin, &daemon, "/big.bin", &file) > 1).then_some(()));
+    assert_comes_back(&origin, &daemon, "/big.bin", &file);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! How the processes start, refuse to start, and end.
 
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::harness::{Ask, Daemon, Done, Ending, Gate, MIB, Origin, Page, Process, Scheduler, binary, random, run};
+use crate::harness::{
+    Ask, Daemon, Done, Ending, Gate, MIB, Origin, Page, Process, Scheduler, Tool, binary, random, run, wait_for,
+};
 
 fn code(command: &mut Command) -> (Option<i32>, String) {
     let output = command.output().expect("the executable starts");
@@ -136,4 +139,44 @@ fn two_daemons_cannot_share_a_directory() {
     let Done { ok, errors, .. } = run(&mut command);
     assert!(!ok, "{errors}");
     assert!(daemon.data("addresses.json").exists(), "the second has taken the first one's addresses");
+}
+
+#[test]
+fn a_hangup_takes_over_what_is_logged_and_ends_nothing() {
+    let origin = Origin::start();
+    let plan = Daemon::plan("h1");
+    let file = plan.data().with_file_name("dfdaemon.yaml");
+    let daemon = plan.start();
+    origin.put("/page", Page::plain("a page"));
+    let change = |port: serde_json::Value| {
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&file).expect("the configuration")).expect("JSON");
+        config["health"]["server"]["port"] = port;
+        std::fs::write(&file, config.to_string()).expect("a writable directory");
+        daemon.process.signal(Signal::HUP);
+    };
+    let log = |what: &str| wait_for(what, || daemon.process.log().contains(what).then_some(()));
+    change("seventy".into());
+    log("the configuration has a mistake");
+    change(1.into());
+    log("need a restart");
+    daemon.get(&origin.url("/page")).assert_is(b"a page");
+    assert_eq!(daemon.admin("/ready").body, "ready\n");
+}
+
+#[test]
+fn the_units_are_as_systemd_wants_them() {
+    let Some(analyze) = Tool::find("systemd-analyze") else { return };
+    let home = tempfile::tempdir().expect("a temporary directory");
+    for (unit, program) in [("dfdaemon.service", "dfdaemon"), ("damselfly-scheduler.service", "scheduler")] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd").join(unit);
+        let text = std::fs::read_to_string(path).expect("the unit");
+        let installed = format!("/usr/local/bin/{program}");
+        assert!(text.contains(&installed), "{text}");
+        let here = home.path().join(unit);
+        std::fs::write(&here, text.replace(&installed, &binary(program).to_string_lossy()))
+            .expect("a writable directory");
+        let done = analyze.run(&["verify", &here.to_string_lossy()]);
+        assert!(done.ok && done.errors.is_empty(), "{unit}: {}", done.errors);
+    }
 }

@@ -62,6 +62,9 @@ pub(super) struct Pieces {
     held_by: Vec<u16>,
     ready: Ready,
     needed: u32,
+    /// What is wanted, and how much of that is not here.
+    wanted: PieceSet,
+    missing: u32,
     from_source: u32,
     pub(super) fetches: BTreeMap<PieceNumber, Fetch>,
 }
@@ -76,6 +79,8 @@ impl Pieces {
             held_by: vec![0; count],
             ready: Ready { list: Vec::new(), place: vec![NOWHERE; count], set: PieceSet::empty(geometry.count()) },
             needed: 0,
+            wanted: PieceSet::empty(geometry.count()),
+            missing: 0,
             from_source: 0,
             fetches: BTreeMap::new(),
         }
@@ -129,8 +134,8 @@ impl Pieces {
     }
 
     /// Whether nothing that is wanted is still missing. The source may be under way through pieces nobody wants.
-    pub(super) fn is_done(&self, wanted: &PieceSet) -> bool {
-        self.needed == 0 && wanted.iter().all(|piece| self.state(piece) == Some(State::Have))
+    pub(super) fn is_done(&self) -> bool {
+        self.missing == 0
     }
 
     pub(super) fn set(&mut self, piece: PieceNumber, state: State, proofs: &Proofs) {
@@ -140,6 +145,10 @@ impl Pieces {
         self.needed += u32::from(state == State::Needed);
         self.from_source -= u32::from(old == State::InFlight(Producer::Source));
         self.from_source += u32::from(state == State::InFlight(Producer::Source));
+        if self.wanted.contains(piece) {
+            self.missing -= u32::from(old != State::Have);
+            self.missing += u32::from(state != State::Have);
+        }
         if old == State::InFlight(Producer::Parent) {
             self.fetches.remove(&piece);
         }
@@ -178,6 +187,8 @@ impl Pieces {
 
     /// Another set of pieces is wanted now. Returns the fetches that nobody needs any more, which are released.
     pub(super) fn want(&mut self, wanted: &PieceSet, proofs: &Proofs) -> Vec<(PieceNumber, PeerId)> {
+        self.wanted = wanted.clone();
+        self.missing = wanted.iter().filter(|&piece| self.state(piece) != Some(State::Have)).count() as u32;
         let mut unwanted = Vec::new();
         for piece in self.geometry.pieces() {
             match (self.states[piece.index()], wanted.contains(piece)) {
@@ -234,6 +245,8 @@ impl Pieces {
     pub(super) fn check(&self, proofs: &Proofs) {
         let count = |wanted| self.states.iter().filter(|&&state| state == wanted).count();
         assert_eq!(self.needed as usize, count(State::Needed));
+        let missing = self.wanted.iter().filter(|piece| self.states[piece.index()] != State::Have);
+        assert_eq!(self.missing as usize, missing.count());
         assert_eq!(self.from_source as usize, count(State::InFlight(Producer::Source)));
         assert_eq!(self.fetches.len(), count(State::InFlight(Producer::Parent)));
         for piece in self.geometry.pieces() {

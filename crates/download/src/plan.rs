@@ -87,7 +87,7 @@ impl Download {
     fn is_over(&mut self, now: Moment) -> bool {
         if !self.readers.any() && (self.readers.ever || now >= self.started + self.config.reader_grace) {
             self.fail(Failure::Abandoned);
-        } else if self.readers.any() && self.pieces.as_ref().is_some_and(|pieces| pieces.is_done(&self.wanted)) {
+        } else if self.readers.any() && self.pieces.as_ref().is_some_and(|pieces| pieces.is_done()) {
             self.finish();
         }
         self.ended

@@ -24,18 +24,28 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 #[derive(Clone, Debug)]
 pub struct Readiness {
     ready: Arc<watch::Sender<bool>>,
+    lacks: Arc<watch::Sender<Option<String>>>,
     drain: Watch,
 }
 
 impl Readiness {
     /// Not ready yet; not ready any more once `drain` begins.
     pub fn new(drain: Watch) -> Self {
-        Self { ready: Arc::new(watch::Sender::new(false)), drain }
+        Self { ready: Arc::new(watch::Sender::new(false)), lacks: Arc::default(), drain }
     }
 
     /// Everything listens: ready from now on.
     pub fn set_ready(&self) {
         self.ready.send_replace(true);
+    }
+
+    /// What the process does its work without, until it is told otherwise: it is ready all the same, and says so.
+    pub fn set_lacking(&self, what: Option<String>) {
+        self.lacks.send_if_modified(|lacks| {
+            let changed = *lacks != what;
+            *lacks = what;
+            changed
+        });
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -76,7 +86,10 @@ impl Admin {
 
 async fn ready(State(admin): State<Admin>) -> Response {
     match admin.readiness.check() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => match &*admin.readiness.lacks.borrow() {
+            None => "ready\n".into_response(),
+            Some(what) => format!("ready, but {what}\n").into_response(),
+        },
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
@@ -135,6 +148,13 @@ mod tests {
         assert_eq!(ask(&router, "/healthy").await.0, StatusCode::OK);
         assert_eq!(ask(&router, "/ready").await.0, StatusCode::SERVICE_UNAVAILABLE);
         readiness.set_ready();
+        assert_eq!(ask(&router, "/ready").await.2, "ready\n");
+        readiness.set_lacking(Some("without a store".into()));
+        assert_eq!(
+            ask(&router, "/ready").await,
+            (StatusCode::OK, "text/plain; charset=utf-8".into(), "ready, but without a store\n".into())
+        );
+        readiness.set_lacking(None);
         assert_eq!(ask(&router, "/ready").await.2, "ready\n");
         let (status, kind, text) = ask(&router, "/metrics").await;
         assert_eq!((status, kind.as_str()), (StatusCode::OK, OPEN_METRICS));

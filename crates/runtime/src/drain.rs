@@ -103,17 +103,40 @@ impl Watch {
     }
 }
 
-/// SIGTERM and SIGINT, caught from the moment this is made.
+/// SIGTERM, SIGINT and SIGHUP, caught from the moment this is made.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Hangups>,
+}
+
+/// SIGHUP, which asks for the configuration to be read again, and ends no process that has caught it.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 impl Signals {
     /// Catches the signals from now on. Needs a tokio runtime.
     pub fn catch() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: Some(Hangups(signal(SignalKind::hangup())?)),
+        })
+    }
+
+    /// SIGHUP, for the one who reads the configuration again; `None` if somebody has it.
+    pub fn hangups(&mut self) -> Option<Hangups> {
+        self.hangup.take()
     }
 
     /// Waits for one; returns its name and the code of a process that it ends.

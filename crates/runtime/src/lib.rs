@@ -16,6 +16,6 @@ pub mod secret;
 pub mod telemetry;
 
 pub use addresses::AddressesFile;
-pub use drain::{Drain, Guard, Signals, Watch};
+pub use drain::{Drain, Guard, Hangups, Signals, Watch};
 pub use exit::UsageError;
 pub use secret::{Secret, Security};

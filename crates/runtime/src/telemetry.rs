@@ -4,6 +4,7 @@
 
 use std::io::IsTerminal;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -61,11 +62,32 @@ pub fn check_filter(filter: &str) -> Result<(), UsageError> {
 pub fn init(filter: &str, format: Format) -> Result<(), UsageError> {
     check_filter(filter)?;
     let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    // Each format's subscriber, and what changes its filter, is another type.
+    macro_rules! start {
+        ($builder:expr) => {{
+            let builder = $builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let change = move |filter| handle.reload(filter).map_err(|error| error.to_string());
+            builder.try_init().map(|()| CHANGE.set(Box::new(change)).is_ok())
+        }};
+    }
     let started = match format {
-        Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Text => start!(builder.with_ansi(std::io::stderr().is_terminal())),
+        Format::Json => start!(builder.json().flatten_event(true)),
     };
-    started.map_err(|error| UsageError::new(format!("logging cannot start: {error}")))
+    started.map(drop).map_err(|error| UsageError::new(format!("logging cannot start: {error}")))
+}
+
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// Changes the filter of the log that was started.
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
+/// Logs by another filter from now on.
+pub fn set_filter(filter: &str) -> Result<(), UsageError> {
+    check_filter(filter)?;
+    let Some(change) = CHANGE.get() else { return Err(UsageError::new("there is no log".to_owned())) };
+    change(EnvFilter::new(filter)).map_err(UsageError::new)
 }
 
 #[cfg(test)]
