@@ -31,6 +31,7 @@ mod config;
 mod event;
 mod from_parents;
 mod from_source;
+mod inflow;
 mod late;
 mod link;
 mod machine;

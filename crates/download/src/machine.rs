@@ -7,6 +7,7 @@ use std::time::Duration;
 use damselfly_core::swarm::{Answer, Offer, Report, SourceWish};
 use damselfly_core::{Blake3, Geometry, MAX_PIECES, Moment, PieceNumber, PieceSet};
 
+use super::inflow::Inflow;
 use super::late::Late;
 use super::link::{Link, Phase};
 use super::parents::Parents;
@@ -39,6 +40,7 @@ pub struct Download {
     pub(super) urgent: Moment,
     /// How many others have been chosen since.
     pub(super) since_urgent: u32,
+    pub(super) inflow: Inflow,
     pub(super) started: Moment,
     /// Whether a kept piece came from a parent.
     pub(super) from_parents: bool,
@@ -68,6 +70,7 @@ impl Download {
             was_busy: false,
             urgent: now,
             since_urgent: config.urgent_share,
+            inflow: Inflow::default(),
             started: now,
             from_parents: false,
             alone: false,
@@ -398,7 +401,10 @@ impl Download {
             assert!(pieces.fetches.len() <= self.config.concurrent_pieces as usize, "too much in flight");
             let quick = pieces.fetches.values().filter(|fetch| fetch.by_turn && !fetch.slow);
             // One of them may have been taken over for a reader.
-            assert!(quick.count() <= self.config.turns_at_once as usize + 1, "too many turns");
+            assert!(
+                quick.count() <= self.config.turns_at_once as usize * super::turns::MOST_TURNS + 1,
+                "too many turns"
+            );
             for (peer, parent) in &self.parents.followed {
                 let in_flight = pieces.fetches.values().filter(|fetch| fetch.parent == *peer).count();
                 assert_eq!(parent.in_flight as usize, in_flight, "{peer}");

@@ -239,7 +239,7 @@ impl Inner {
             return self.refuse(stream, ErrorCode::NotFound, "the task is not here").await;
         };
         let turn = tokio::select! {
-            turn = self.uplink.turn(host) => turn,
+            turn = self.uplink.turn(host, id, wanted.len() as usize) => turn,
             () = hung_up(stream) => return Err(End::Quiet),
         };
         let Some(turn) = turn else {

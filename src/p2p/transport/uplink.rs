@@ -1,8 +1,10 @@
 //! Turns at this host's uplink: a few pieces are sent at a time, so that each is soon whole somewhere and can be passed
 //! on, and whoever comes meanwhile waits for its turn or is told that this host is busy.
 //!
-//! **The next turn is for the host that has fewest**, so no host takes them all. A child that takes its piece very slowly
-//! gives its turn to the next while its piece goes on: one slow reader, or many, hold nobody up.
+//! **Who names one piece only comes first**: a reader has waited long for it, or it is a host's last. **Then the next turn is
+//! for the host that has fewest**, so no host takes them all; among equals of one task for the one that lacks most, so that
+//! all of a crowd get on alike and no straggler is left at the end, unless another has waited long. A child that takes its
+//! piece very slowly gives its turn to the next while its piece goes on: one slow reader, or many, hold nobody up.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use damselfly_core::{PieceNumber, PieceSet, TaskId};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How many tasks it is remembered for how often their pieces were sent.
 const TASKS: usize = 256;
@@ -27,6 +29,8 @@ pub struct UplinkConfig {
     pub waiting_of_host: usize,
     /// How long one waits before it is told that this host is busy.
     pub wait: Duration,
+    /// Who has waited so long is not passed any more by those who lack more.
+    pub patience: Duration,
     /// How long a child may take to say which piece it wants in its turn.
     pub choice: Duration,
     /// After so long a turn is looked at: a child that has not taken [`Self::least`] bytes gives it up.
@@ -42,6 +46,7 @@ impl Default for UplinkConfig {
             waiting: 1024,
             waiting_of_host: 64,
             wait: Duration::from_secs(2),
+            patience: Duration::from_millis(std::env::var("DF_PAT").ok().and_then(|v| v.parse().ok()).unwrap_or(500)),
             choice: Duration::from_secs(1),
             look: Duration::from_secs(2),
             least: 128 << 10,
@@ -68,6 +73,10 @@ struct State {
 #[derive(Debug)]
 struct Waiting {
     host: IpAddr,
+    task: TaskId,
+    /// How many pieces it lacks.
+    lacks: usize,
+    since: Instant,
     give: oneshot::Sender<Turn>,
 }
 
@@ -84,6 +93,21 @@ pub(super) struct Turn {
     /// `None` once it was taken back.
     uplink: Option<Arc<Uplink>>,
     host: IpAddr,
+}
+
+impl State {
+    /// Whose turn it is: who lacks but one piece; else of the hosts that have fewest the one that came first, or one that
+    /// waits for the same task and lacks more, unless the first has been patient enough.
+    fn next(&self, patience: Duration) -> Option<usize> {
+        let has = |waiting: &Waiting| self.of_host.get(&waiting.host).copied().unwrap_or(0);
+        let waiting = || self.waiting.iter().enumerate().filter(|(_, waiting)| !waiting.give.is_closed());
+        let (at, first) = waiting().min_by_key(|(at, waiting)| (waiting.lacks > 1, has(waiting), *at))?;
+        if first.lacks <= 1 || first.since.elapsed() >= patience {
+            return Some(at);
+        }
+        let equals = waiting().filter(|(_, one)| one.task == first.task && has(one) == has(first));
+        equals.max_by_key(|(at, one)| (one.lacks, std::cmp::Reverse(*at))).map(|(at, _)| at)
+    }
 }
 
 impl Drop for Turn {
@@ -106,8 +130,8 @@ impl Uplink {
         Arc::new(Self { config, state: Mutex::default() })
     }
 
-    /// Waits for a turn; `None` if this host is busy.
-    pub(super) async fn turn(self: &Arc<Self>, host: IpAddr) -> Option<Turn> {
+    /// Waits for a turn for a host that lacks so many pieces of a task; `None` if this host is busy.
+    pub(super) async fn turn(self: &Arc<Self>, host: IpAddr, task: TaskId, lacks: usize) -> Option<Turn> {
         let given = {
             let mut state = self.state();
             state.waiting.retain(|waiting| !waiting.give.is_closed());
@@ -116,20 +140,18 @@ impl Uplink {
                 return None;
             }
             let (give, given) = oneshot::channel();
-            state.waiting.push_back(Waiting { host, give });
+            state.waiting.push_back(Waiting { host, task, lacks, since: Instant::now(), give });
             Self::give(self, &mut state);
             given
         };
         timeout(self.config.wait, given).await.ok()?.ok()
     }
 
-    /// Gives what turns are free to those who wait: to the host that has fewest, of equal ones to who came first.
+    /// Gives what turns are free to those who wait.
     fn give(this: &Arc<Self>, state: &mut State) {
         while state.taken < this.config.turns {
-            let has = |waiting: &Waiting| state.of_host.get(&waiting.host).copied().unwrap_or(0);
-            let next = state.waiting.iter().enumerate().filter(|(_, waiting)| !waiting.give.is_closed());
-            let Some(at) = next.min_by_key(|(at, waiting)| (has(waiting), *at)).map(|(at, _)| at) else { return };
-            let Some(Waiting { host, give }) = state.waiting.remove(at) else { return };
+            let Some(at) = state.next(this.config.patience) else { return };
+            let Some(Waiting { host, give, .. }) = state.waiting.remove(at) else { return };
             state.taken += 1;
             *state.of_host.entry(host).or_default() += 1;
             if let Err(mut turn) = give.send(Turn { uplink: Some(Arc::clone(this)), host }) {
@@ -192,19 +214,21 @@ mod tests {
         [10, 0, 0, last].into()
     }
 
+    const TASK: TaskId = TaskId::from_bytes([1; 32]);
+
     #[tokio::test(start_paused = true)]
     async fn the_next_turn_is_for_the_host_that_has_fewest() {
         let uplink = uplink(2, 16);
-        let first = uplink.turn(host(1)).await.unwrap();
-        let second = uplink.turn(host(1)).await.unwrap();
+        let first = uplink.turn(host(1), TASK, 1).await.unwrap();
+        let second = uplink.turn(host(1), TASK, 1).await.unwrap();
         let greedy = tokio::spawn({
             let uplink = Arc::clone(&uplink);
-            async move { uplink.turn(host(1)).await.unwrap() }
+            async move { uplink.turn(host(1), TASK, 1).await.unwrap() }
         });
         tokio::task::yield_now().await;
         let other = tokio::spawn({
             let uplink = Arc::clone(&uplink);
-            async move { uplink.turn(host(2)).await.unwrap() }
+            async move { uplink.turn(host(2), TASK, 1).await.unwrap() }
         });
         tokio::task::yield_now().await;
         drop(first);
@@ -216,30 +240,57 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn it_is_for_who_names_one_piece_then_for_who_lacks_most_until_another_has_waited_long() {
+        let uplink = uplink(1, 16);
+        let other_task = TaskId::from_bytes([2; 32]);
+        let (given, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let wait = |last: u8, task, lacks| {
+            let (uplink, given) = (Arc::clone(&uplink), given.clone());
+            tokio::spawn(async move {
+                let turn = uplink.turn(host(last), task, lacks).await;
+                let _ = given.send((last, turn));
+            });
+        };
+        for (patience, expected) in [(Duration::ZERO, [5, 3, 1, 4]), (uplink.config.patience, [5, 1, 3, 4])] {
+            let held = uplink.turn(host(9), TASK, 1).await;
+            for (last, task, lacks) in [(1, TASK, 2), (3, TASK, 5), (4, other_task, 9), (5, TASK, 1)] {
+                wait(last, task, lacks);
+                tokio::task::yield_now().await;
+            }
+            tokio::time::advance(patience).await;
+            drop(held);
+            for expected in expected {
+                let (last, turn) = order.recv().await.unwrap();
+                assert_eq!(last, expected, "after {patience:?}");
+                drop(turn);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_that_waits_too_long_or_finds_too_many_waiting_is_told_so() {
         let uplink = uplink(1, 1);
-        let held = uplink.turn(host(1)).await.unwrap();
+        let held = uplink.turn(host(1), TASK, 1).await.unwrap();
         let waits = tokio::spawn({
             let uplink = Arc::clone(&uplink);
-            async move { uplink.turn(host(2)).await.is_some() }
+            async move { uplink.turn(host(2), TASK, 1).await.is_some() }
         });
         tokio::task::yield_now().await;
-        assert!(uplink.turn(host(3)).await.is_none(), "one waits already");
+        assert!(uplink.turn(host(3), TASK, 1).await.is_none(), "one waits already");
         assert!(!waits.await.unwrap());
         // Who left does not take the turn with it.
         drop(held);
-        assert!(uplink.turn(host(3)).await.is_some());
+        assert!(uplink.turn(host(3), TASK, 1).await.is_some());
     }
 
     #[test]
     fn what_was_sent_least_is_named_first() {
         let uplink = uplink(1, 1);
-        let task = TaskId::from_bytes([1; 32]);
         for piece in [0, 0, 1, 3] {
-            uplink.count(&task, PieceNumber(piece));
+            uplink.count(&TASK, PieceNumber(piece));
         }
-        let named = uplink.least_sent(&task, &PieceSet::full(4), 4);
+        let named = uplink.least_sent(&TASK, &PieceSet::full(4), 4);
         assert_eq!((named[0], named[3]), (PieceNumber(2), PieceNumber(0)));
-        assert_eq!(uplink.least_sent(&task, &PieceSet::full(4), 1), [PieceNumber(2)]);
+        assert_eq!(uplink.least_sent(&TASK, &PieceSet::full(4), 1), [PieceNumber(2)]);
     }
 }

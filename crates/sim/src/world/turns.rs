@@ -69,7 +69,7 @@ impl World {
             && self.now >= self.hosts[host].frozen
             && self.hosts[host].uploads < self.plan.uploads
         {
-            let Some((child, parent, id)) = self.hosts[host].queue.pop_front() else { return };
+            let Some((child, parent, id)) = self.next_in_queue(host) else { return };
             let Some(ask) = self.hosts[child].asks.get_mut(&parent).filter(|ask| ask.id == id) else { continue };
             ask.granted = true;
             let wanted = ask.wanted.clone();
@@ -83,6 +83,22 @@ impl World {
             let at = self.now + self.delay();
             self.at(at, Happening::Turn { child, parent, id, least_sent });
         }
+    }
+
+    /// Takes out whose turn it is: who names one piece only, else who lacks most, as the daemons do among hosts that have
+    /// equally many turns.
+    fn next_in_queue(&mut self, host: usize) -> Option<(usize, PeerId, u64)> {
+        let lacks = |(child, parent, id): &(usize, PeerId, u64)| {
+            let ask = self.hosts[*child].asks.get(parent).filter(|ask| ask.id == *id);
+            ask.map_or(0, |ask| ask.wanted.len())
+        };
+        let queue = self.hosts[host].queue.iter().enumerate();
+        let rank = |(at, one): &(usize, &(usize, PeerId, u64))| {
+            let lacks = lacks(one);
+            (lacks > 1, std::cmp::Reverse(lacks), *at)
+        };
+        let at = queue.min_by_key(rank)?.0;
+        self.hosts[host].queue.remove(at)
     }
 
     pub(super) fn turn(&mut self, child: usize, parent: PeerId, id: u64, least_sent: Vec<PieceNumber>) {
