@@ -39,6 +39,8 @@ pub struct Download {
     pub(super) urgent: Moment,
     /// How many others have been chosen since.
     pub(super) since_urgent: u32,
+    /// Until then few pieces come at a time, because this host's own limit held them up.
+    pub(super) few_until: Option<Moment>,
     pub(super) started: Moment,
     /// Whether a kept piece came from a parent.
     pub(super) from_parents: bool,
@@ -68,6 +70,7 @@ impl Download {
             was_busy: false,
             urgent: now,
             since_urgent: config.urgent_share,
+            few_until: None,
             started: now,
             from_parents: false,
             alone: false,
@@ -150,6 +153,7 @@ impl Download {
                 self.readers.ever = true;
                 self.want();
             }
+            Event::HeldUp { by } => self.held_up(now, by),
             Event::Timer => {}
         }
         let grace = self.config.leftover_grace;

@@ -41,13 +41,13 @@ impl Download {
 
     /// Whether one more turn may be used, if only for a piece that is taken over from a slow parent.
     fn has_turn(&self) -> bool {
-        self.quick() < self.config.turns_at_once as usize
+        self.quick() < self.turns_at_once()
     }
 
     /// Whether one more piece may come in it.
     fn has_room(&self) -> bool {
         let fetches = self.pieces.as_ref().map_or(0, |pieces| pieces.fetches.len());
-        self.has_turn() && fetches < self.config.concurrent_pieces as usize
+        self.has_turn() && fetches < self.pieces_at_once()
     }
 
     /// Asks every parent for a turn that could use it.
@@ -134,7 +134,7 @@ impl Download {
                 && parent.has.contains(*piece)
                 && self.proofs.allow(*piece)
         };
-        if self.quick() > self.config.turns_at_once as usize {
+        if self.quick() > self.turns_at_once() {
             return None;
         }
         let next: Vec<_> = self.readers.windows(pieces, 1).map(|next| PieceNumber(next.start)).collect();
@@ -146,7 +146,7 @@ impl Download {
 
     /// A piece that another parent is slow to give: it is taken from that one. The oldest first.
     fn take_over(&mut self, now: Moment, peer: &PeerId) -> Option<PieceNumber> {
-        if self.quick() >= self.config.turns_at_once as usize {
+        if self.quick() >= self.turns_at_once() {
             return None;
         }
         let pieces = self.pieces.as_ref()?;
