@@ -33,6 +33,7 @@ use tokio::sync::oneshot;
 
 use self::bound::Bound;
 use crate::config::{Config, Loaded};
+use crate::limit::{self, Limiter};
 use crate::net::HttpClient;
 use crate::p2p::transport::{self, DataServer};
 use crate::proxy::PrivateContent;
@@ -47,11 +48,12 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let config = loaded.config;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let mut signals = Signals::catch().context("catching signals")?;
-    if let Some(hangups) = signals.hangups() {
-        tokio::spawn(reload::at_hangup(hangups, loaded.flags, loaded.effective));
-    }
     let drain = Drain::new();
     let mut registry = Registry::default();
+    let limiter = limiter(&config, &mut registry);
+    if let Some(hangups) = signals.hangups() {
+        tokio::spawn(reload::at_hangup(hangups, loaded.flags, loaded.effective, limiter.clone()));
+    }
 
     let shares_private = config.proxy.private_content == PrivateContent::Share;
     let inheritance = Inheritance { keep: config.keep, shares_private };
@@ -60,18 +62,18 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let addresses = bound.addresses(&config)?;
 
     let http = HttpClient::new(config.client.clone()).context("setting up the HTTP client")?;
-    let (interceptor, intercept) = proxying::interceptor(&config, &storage)?;
 
     let host = peering::host(&config, &addresses);
     tracing::info!(host = %host.id, addresses = %serde_json::to_string(&addresses)?, "listening");
     let scheduler = peering::scheduler(&config, drain.watch(), &mut registry)?;
-    let tasks = peering::tasks(&config, &host, &storage, &http, &scheduler, &mut registry);
-    let proxy = proxying::proxy(&config, &http, &tasks, (interceptor, intercept), drain.watch(), &mut registry);
+    let tasks = peering::tasks(&config, &host, &storage, &http, &scheduler, &limiter, &mut registry);
+    let looks_inside = proxying::interceptor(&config, &storage)?;
+    let proxy = proxying::proxy(&config, &http, &tasks, looks_inside, &limiter, drain.watch(), &mut registry);
 
     let (peers_end, peers_ended) = oneshot::channel::<()>();
     // A host that shares nothing serves an empty store.
     let shared = if config.share { storage.clone() } else { Storage::in_memory(0) };
-    let data = data_server(&shared, &mut registry);
+    let data = data_server(&shared, limiter, &mut registry);
     let data = tokio::spawn(async move { data.serve(bound.data, ended(peers_ended)).await });
     let peer = peering::peer_server(&config, &host, &shared, &tasks, &addresses, drain.watch(), &mut registry);
     let peers = tokio::spawn(peering::serve(peer, bound.peer));
@@ -137,10 +139,17 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
 /// How long the admin HTTP's last answers may take.
 const ADMIN_END: Duration = Duration::from_secs(1);
 
-fn data_server(storage: &Storage, registry: &mut Registry) -> DataServer {
+/// How fast bytes may move.
+fn limiter(config: &Config, registry: &mut Registry) -> Limiter {
+    let metrics = limit::Metrics::default();
+    metrics.register(registry);
+    Limiter::new(&config.limits, &metrics)
+}
+
+fn data_server(storage: &Storage, limiter: Limiter, registry: &mut Registry) -> DataServer {
     let metrics = transport::Metrics::default();
     metrics.register(registry);
-    DataServer::new(storage.clone(), transport::ServerConfig::default(), metrics)
+    DataServer::new(storage.clone(), transport::ServerConfig::default(), limiter, metrics)
 }
 
 /// Resolves when the other half is dropped.

@@ -4,9 +4,7 @@
 pub(super) const IGNORED: &[&str] = &[
     "backend",
     "console",
-    "download.backToSourceBandwidthLimit",
     "download.backToSourceConcurrentPieceCount",
-    "download.bandwidthLimit",
     "download.collectedPieceTimeout",
     "download.parentSelector",
     "download.protocol",
@@ -45,7 +43,6 @@ pub(super) const IGNORED: &[&str] = &[
     "storage.writeBufferSize",
     "storage.writePieceTimeout",
     "tracing",
-    "upload.bandwidthLimit",
     "upload.rateLimit",
     "upload.server.requestBufferSize",
     "upload.server.requestRateLimit",

@@ -9,6 +9,7 @@ use damselfly_runtime::{Secret, UsageError, telemetry};
 use super::file::File;
 use super::proxying::{self, CaFiles, MirrorPort};
 use super::{Place, traffic};
+use crate::limit::Limits;
 use crate::registry::Mirror;
 use crate::scheduler_client::Discovery;
 use crate::{net, p2p, proxy, storage};
@@ -58,6 +59,8 @@ pub struct Config {
     pub intercept: Vec<net::Pattern>,
     /// The operator's own CA; without it one is made in the data directory.
     pub ca: Option<CaFiles>,
+    /// How fast bytes may move.
+    pub limits: Limits,
     /// What this fleet's members show each other.
     pub token: Option<Secret>,
 }
@@ -150,6 +153,7 @@ impl Config {
             mirror_ports: proxying::mirror_ports(file, place)?,
             intercept: proxying::intercept(file, place, warnings)?,
             ca: proxying::ca(file, place)?,
+            limits: traffic::limits(file, place)?,
             token: file.security.token().map_err(|(key, why)| place.error(key, why))?,
             data_dir,
         })

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::bound::Addresses;
 use crate::backend::Backend;
 use crate::config::{self, Config, Scheduler};
+use crate::limit::Limiter;
 use crate::net::HttpClient;
 use crate::p2p::piece_sync::{self, PieceSync};
 use crate::p2p::{self, Parts, Tasks};
@@ -86,6 +87,7 @@ pub(super) fn tasks(
     storage: &Storage,
     http: &HttpClient,
     scheduler: &Arc<dyn SchedulerClient>,
+    limiter: &Limiter,
     registry: &mut Registry,
 ) -> Tasks {
     let metrics = p2p::Metrics::default();
@@ -97,6 +99,7 @@ pub(super) fn tasks(
         scheduler: Arc::clone(scheduler),
         pieces: PieceSync::new(piece_sync::Config { token: shown(config), ..piece_sync::Config::default() }),
         data: p2p::transport::DataClient::default(),
+        limiter: limiter.clone(),
         metrics,
     };
     Tasks::new(config.tasks.clone(), parts)

@@ -155,7 +155,7 @@ impl Driver {
             self.start(async move { Done::Fetched { parent, piece, result } });
             return;
         };
-        let client = self.shared.parts.data.clone();
+        let client = self.shared.parts.data.limited_by(self.flight.flow());
         let stall = self.shared.config.stall;
         let given = self.given.remove(&parent);
         let key = (parent.clone(), piece);
@@ -318,10 +318,11 @@ impl Driver {
         let expected = Expected { length: Some(stored.geometry().length()), ..self.spec.expected() };
         let silence = self.shared.config.source_silence;
         let teller = Teller { run, words: self.words.0.clone(), flight: Arc::clone(&self.flight) };
+        let flow = self.flight.flow().clone();
         let work = self.start(async move {
             match source::open(&backend, &request, Some(range), &expected).await {
                 Ok(opened) if opened.start == range.start() => {
-                    let (body, end) = (Chunks::new(opened.response.body, silence), AtomicU64::new(range.end()));
+                    let (body, end) = (Chunks::new(opened.response.body, silence, flow), AtomicU64::new(range.end()));
                     let ended = source::copy(body, opened.start, &end, range.start(), None, &stored, &teller).await;
                     debug!(?ended, "the stream for a reader that is far ahead ended");
                 }
@@ -393,7 +394,8 @@ impl Driver {
         // A stream that starts at another place than was asked for starts at the beginning of all.
         let asked = self.asked.map_or(0, ByteRange::start);
         let begun = self.begun.take().filter(|_| asked == opened.start);
-        let body = Chunks::new(opened.response.body, self.shared.config.source_silence);
+        let silence = self.shared.config.source_silence;
+        let body = Chunks::new(opened.response.body, silence, self.flight.flow().clone());
         self.source_end.fetch_min(end, Ordering::Relaxed);
         let end = Arc::clone(&self.source_end);
         let teller = Teller { run, words: self.words.0.clone(), flight: self.flight.clone() };

@@ -25,6 +25,7 @@ use super::source::Expected;
 use super::stream::ContentStream;
 use super::transport::DataClient;
 use crate::backend::{Backend, SourceRequest, SourceResponse};
+use crate::limit::{Limiter, Priority};
 use crate::net::NetError;
 use crate::scheduler_client::SchedulerClient;
 use crate::storage::{DroppedTask, NewTask, Storage, StoredTask};
@@ -76,6 +77,8 @@ pub struct TaskSpec {
     pub audience: Audience,
     /// Told when the source answers this request with the content.
     pub admission: Admission,
+    /// How urgent it is to the caller.
+    pub priority: Priority,
 }
 
 /// Whether the source has answered the request of one [`TaskSpec`] with the content: then its sender may have it.
@@ -140,6 +143,7 @@ impl TaskSpec {
             // A digest's content is given to this host's own callers when their registry says so.
             audience,
             admission: Admission::default(),
+            priority: Priority::default(),
         })
     }
 
@@ -273,6 +277,8 @@ pub struct Parts {
     pub pieces: PieceSync,
     /// How parents are asked for pieces.
     pub data: DataClient,
+    /// How fast content may come.
+    pub limiter: Limiter,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -366,7 +372,7 @@ impl Tasks {
     pub(crate) fn driver_for_tests(&self, spec: &TaskSpec) -> Driver {
         let flight = {
             let id = spec.identity.task_id();
-            Flight::new(id, peer_id(&self.0.parts.host, &id))
+            self.0.new_flight(id, spec)
         };
         Driver::new(Arc::clone(&self.0), flight, spec.clone(), None, oneshot::channel().0)
     }
@@ -425,6 +431,10 @@ impl Shared {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn new_flight(&self, id: TaskId, spec: &TaskSpec) -> Arc<Flight> {
+        Flight::new(id, peer_id(&self.parts.host, &id), self.parts.limiter.task_flow(&id, spec.priority))
+    }
+
     /// Takes `flight` out of the table, so that whoever opens the task next starts afresh.
     pub(crate) fn remove(&self, flight: &Arc<Flight>) {
         let mut flights = self.flights();
@@ -441,14 +451,14 @@ impl Shared {
     ) -> Result<(Seat, Option<oneshot::Receiver<SourceResponse>>), OpenError> {
         let id = spec.identity.task_id();
         let mut flights = self.flights();
-        if let Some(seat) = flights.get(&id).and_then(|flight| flight.sit(wish)) {
+        if let Some(seat) = flights.get(&id).and_then(|flight| flight.sit(wish, spec.priority)) {
             return Ok((seat, None));
         }
         if flights.len() >= self.config.max_downloads {
             return Err(OpenError::Local("too many downloads are under way".into()));
         }
-        let flight = Flight::new(id, peer_id(&self.parts.host, &id));
-        let Some(seat) = flight.sit(wish) else {
+        let flight = self.new_flight(id, spec);
+        let Some(seat) = flight.sit(wish, spec.priority) else {
             return Err(OpenError::Local("a new download was closed".into()));
         };
         flights.insert(id, Arc::clone(&flight));
@@ -483,6 +493,7 @@ impl Again {
             request: self.spec.source.clone(),
             expected: self.spec.expected(),
             silence: self.shared.config.source_silence,
+            flow: self.shared.parts.limiter.task_flow(&self.spec.identity.task_id(), self.spec.priority),
         })
     }
 }

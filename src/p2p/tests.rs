@@ -23,6 +23,7 @@ use super::flight::Outcome;
 use super::rescue::Rescue;
 use super::*;
 use crate::backend::{Backend, SourceRequest};
+use crate::limit::{Limiter, Priority};
 use crate::net::{ClientConfig, HttpClient};
 use crate::scheduler_client::{Conversation, SchedulerClient, SchedulerLost};
 use crate::storage::Storage;
@@ -170,6 +171,7 @@ impl House {
             scheduler: Arc::new(Arc::clone(&scheduler)),
             pieces: Default::default(),
             data: Default::default(),
+            limiter: Limiter::default(),
             metrics: Metrics::default(),
         };
         Self { origin, scheduler, tasks: Tasks::new(Config::default(), parts), url }
@@ -201,6 +203,7 @@ impl House {
             with_credentials: false,
             audience: Audience::Public,
             admission: Admission::default(),
+            priority: Priority::default(),
         }
     }
 
@@ -438,6 +441,7 @@ async fn half_stored(house: &House, spec: &TaskSpec) -> (crate::storage::StoredT
         request: spec.source.clone(),
         expected: spec.expected(),
         silence: Duration::from_secs(9),
+        flow: Limiter::default().flow(Priority::default()),
     };
     (stored, rescue)
 }
@@ -595,7 +599,7 @@ mod driving {
         });
         let body = Full::new(content().slice(piece as usize..)).map_err(|never| match never {}).boxed_unsync();
         let teller = Teller { run: 1, words: driver.words.0.clone(), flight: Arc::clone(&driver.flight) };
-        let chunks = Chunks::new(body, Duration::from_secs(9));
+        let chunks = Chunks::new(body, Duration::from_secs(9), driver.flight.flow().clone());
         let end = source::copy(chunks, piece, &(LENGTH as u64).into(), piece, None, &stored, &teller).await;
         assert!(matches!(end, End::Complete), "{end:?}");
         assert!(stored.is_complete());
@@ -624,6 +628,6 @@ mod driving {
         let flight = Arc::clone(&driver.flight);
         drop(driver);
         assert!(flight.phase().borrow().outcome.is_some(), "nobody waits for ever");
-        assert!(flight.sit(RangeWish::Whole).is_none(), "nobody joins it");
+        assert!(flight.sit(RangeWish::Whole, Priority::default()).is_none(), "nobody joins it");
     }
 }

@@ -25,7 +25,7 @@ use super::framing::{MAX_HEAD, MAX_HEADERS};
 use super::gate::{ConnControl, Gate, IoStream};
 use super::handler::Inner;
 use super::metrics::Metrics;
-use super::route::Ingress;
+use super::route::{Ingress, SocketCaller};
 use super::transparent::make_absolute;
 use crate::net::ClientConnection;
 use crate::registry::Registry;
@@ -122,7 +122,7 @@ impl Inner {
                 through: None,
                 local: stream.local_addr().ok(),
                 registry: registry.clone(),
-                redirected: None,
+                ..Ingress::default()
             };
             tokio::spawn(self.clone().greet(stream, ingress, permit));
         }
@@ -131,7 +131,10 @@ impl Inner {
     /// The same for the local API's socket. Whoever may open it needs no password.
     pub(super) async fn serve_unix(self: Arc<Self>, listener: UnixListener) {
         while let Some((stream, permit)) = self.next(&listener).await {
-            let ingress = Ingress::default();
+            // One whose caller is not known may still ask.
+            let caller = stream.peer_cred().map(|caller| caller.uid()).ok();
+            let operates = caller.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
+            let ingress = Ingress { socket: Some(SocketCaller { operates }), ..Ingress::default() };
             tokio::spawn(self.clone().serve(Box::new(stream), Vec::new(), Protocol::Http1, ingress, true, permit));
         }
     }

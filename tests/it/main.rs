@@ -10,6 +10,7 @@ mod harness;
 mod http2;
 mod https;
 mod lies;
+mod limit;
 mod matrix;
 mod memory;
 mod mirror;

@@ -2,7 +2,8 @@
 //!
 //! [`ca`] makes, shows and hands out the certificate authority of intercepted hosts, [`stores`] knows where systems keep
 //! the authorities that they trust, [`env`] prints what points the programs of a shell at the proxy, [`explain`] asks the
-//! scheduler why a download goes as it goes, and [`found`] finds the daemon and its certificate.
+//! scheduler why a download goes as it goes, [`limit`] shows and sets the daemon's limits of bandwidth, and [`found`] finds
+//! the daemon and its certificate.
 //!
 //! **The authority's key is written once, by `ca create`, for its owner only, and never read here.**
 
@@ -11,6 +12,7 @@ mod env;
 mod explain;
 mod found;
 mod http;
+mod limit;
 mod stores;
 
 use std::net::SocketAddr;
@@ -43,6 +45,8 @@ pub enum Command {
     Env(env::Args),
     /// Say why a download goes as it goes: who has what, from whom, how fast, and who waits for what
     Explain(explain::Args),
+    /// Show the daemon's limits of bandwidth, or set one: dfctl limit download 50MiB
+    Limit(limit::Args),
 }
 
 /// Does what the arguments say.
@@ -55,6 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Command::Ca(command) => ca::run(command, &daemon),
         Command::Env(args) => env::run(args, &daemon),
         Command::Explain(args) => explain::run(args),
+        Command::Limit(args) => limit::run(args, &daemon),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::pool::Pool;
+use crate::limit::{Class, Flow, Limiter, Priority};
 use crate::storage::PieceWriter;
 
 /// The buffer that one read from a parent may fill. Measured: see docs/performance.md.
@@ -109,6 +110,7 @@ pub enum TurnError {
 #[derive(Clone)]
 pub struct DataClient {
     inner: Arc<Inner>,
+    flow: Flow,
 }
 
 struct Inner {
@@ -143,10 +145,17 @@ impl Default for DataClient {
 }
 
 impl DataClient {
-    /// A client without connections.
+    /// A client without connections, and without a limit.
     pub fn new(config: &ClientConfig) -> Self {
         let pool = Pool::new(config.idle_per_host, config.idle_total, config.idle_timeout);
-        Self { inner: Arc::new(Inner { pool, connect_timeout: config.connect_timeout }) }
+        let flow = Limiter::default().flow(Priority::default());
+        Self { inner: Arc::new(Inner { pool, connect_timeout: config.connect_timeout }), flow }
+    }
+
+    /// The same connections; what is fetched by this client are bytes of `flow`.
+    #[must_use]
+    pub fn limited_by(&self, flow: &Flow) -> Self {
+        Self { inner: Arc::clone(&self.inner), flow: flow.clone() }
     }
 
     /// Fetches the writer's piece of `task` from the data port at `addr`, into the writer, which must be fresh. On
@@ -180,7 +189,7 @@ impl DataClient {
     ) -> Result<Option<u32>, FetchError> {
         let Begun { mut stream, answer, rest } = begun;
         let (clean, result) = match answer {
-            Answer::Piece(head) => receive(&mut stream, &head, rest, writer, stall).await,
+            Answer::Piece(head) => receive(&mut stream, &head, rest, writer, &self.flow, stall).await,
             Answer::Error { code, text } => {
                 tracing::debug!(%addr, ?code, %text, "a parent refused a piece");
                 let error = if code == ErrorCode::NotFound { FetchError::Missing } else { FetchError::Gone };
@@ -286,6 +295,7 @@ async fn receive(
     head: &PieceHead,
     rest: BytesMut,
     writer: &mut PieceWriter,
+    flow: &Flow,
     stall: Duration,
 ) -> (bool, Result<Option<u32>, FetchError>) {
     let length = writer.span().len();
@@ -293,7 +303,7 @@ async fn receive(
         tracing::debug!(number = head.number, length = head.length, want = length, "a parent sent another piece");
         return (false, Err(FetchError::Bad));
     }
-    if let Err(error) = copy(stream, rest, writer, stall).await {
+    if let Err(error) = copy(stream, rest, writer, flow, stall).await {
         return (false, Err(error));
     }
     let computed = writer.digest().map(|digest| digest.crc32);
@@ -334,15 +344,18 @@ async fn exchange(mut stream: TcpStream, request: &[u8], stall: Duration) -> Res
     }
 }
 
-/// The piece's bytes from the socket into the writer, beginning with those that came with the head.
+/// The piece's bytes from the socket into the writer, beginning with those that came with the head. What waits for this
+/// host's own limit is not read: the parent's stall is counted only while we want more of it.
 async fn copy(
     stream: &mut TcpStream,
     mut buffer: BytesMut,
     writer: &mut PieceWriter,
+    flow: &Flow,
     stall: Duration,
 ) -> Result<(), FetchError> {
     let length = writer.span().len();
     loop {
+        flow.settle(Class::Download, buffer.len() as u64).await;
         writer.write(buffer.split().freeze()).await.map_err(FetchError::Local)?;
         let left = length - writer.written();
         if left == 0 {
@@ -351,7 +364,8 @@ async fn copy(
         if (buffer.capacity() as u64) < left.min(LEAST_ROOM as u64) {
             buffer.reserve(READ_BUFFER);
         }
-        let mut room = (&mut buffer).limit(usize::try_from(left).unwrap_or(usize::MAX));
+        let most = flow.at_most(&[Class::Download], left);
+        let mut room = (&mut buffer).limit(usize::try_from(most).unwrap_or(usize::MAX));
         match timeout(stall, stream.read_buf(&mut room)).await {
             Err(_) => return Err(FetchError::Stalled),
             Ok(Err(error)) => return Err(gone(&error)),

@@ -13,6 +13,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::limit::{Class, Flow};
+
 /// The most bytes of one `sendfile`: how long one connection may keep a runtime thread to itself.
 const MAX_SEND: u64 = 1 << 20;
 
@@ -30,18 +32,25 @@ pub(super) async fn send_all(stream: &TcpStream, mut bytes: &[u8], more: bool, s
     Ok(())
 }
 
-/// Sends a piece of a file.
+/// Sends a piece of a file, as fast as the limit allows: what it waits for that is not the child's stall.
 pub(super) async fn send_file(
     stream: &TcpStream,
     file: &Arc<File>,
     range: ByteRange,
+    flow: &Flow,
     stall: Duration,
     progress: &AtomicU64,
 ) -> io::Result<()> {
     warm(file, range).await?;
     let mut at = range.start();
+    let mut allowed = at;
     while at < range.end() {
-        let count = (range.end() - at).min(MAX_SEND) as usize;
+        if at == allowed {
+            let step = flow.at_most(&[Class::Upload], (range.end() - at).min(MAX_SEND));
+            flow.take(Class::Upload, step).await;
+            allowed = at + step;
+        }
+        let count = (allowed - at) as usize;
         let send = stream.async_io(Interest::WRITABLE, || {
             retry(|| {
                 // The kernel moves `offset`; the count that it returns is what is trusted.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::metrics::Metrics;
 use super::send::{send_all, send_file};
 use super::uplink::{Turn, Uplink, UplinkConfig};
+use crate::limit::{Class, Flow, Limiter, Priority};
 use crate::storage::{MAX_READ, Storage, StoredTask};
 
 /// `common.v2.TrafficType.REMOTE_PEER`: what an answer says of where its bytes are from; no child acts on it.
@@ -71,6 +72,7 @@ struct Inner {
     storage: Storage,
     config: ServerConfig,
     metrics: Metrics,
+    limiter: Limiter,
     slots: Semaphore,
     uplink: Arc<Uplink>,
 }
@@ -94,10 +96,10 @@ impl From<io::Error> for End {
 
 impl DataServer {
     /// A server of what is in `storage`.
-    pub fn new(storage: Storage, config: ServerConfig, metrics: Metrics) -> Self {
+    pub fn new(storage: Storage, config: ServerConfig, limiter: Limiter, metrics: Metrics) -> Self {
         let slots = Semaphore::new(config.upload_slots);
-        let uplink = Uplink::new(config.uplink.clone());
-        Self { inner: Arc::new(Inner { storage, config, metrics, slots, uplink }) }
+        let uplink = Uplink::new(config.uplink.clone(), limiter.clone());
+        Self { inner: Arc::new(Inner { storage, config, metrics, limiter, slots, uplink }) }
     }
 
     /// Serves `listener` until `drain` is ready; then accepts no more, lets every connection finish the piece that it
@@ -298,8 +300,9 @@ impl Inner {
         };
         let _sending = Gauged::new(&self.metrics.sending);
         let sent = AtomicU64::new(0);
-        let sending = timeout(self.config.piece_timeout, self.send(stream, &task, piece, span, &sent));
-        let result = self.lend(turn, sending, &sent).await;
+        let flow = self.limiter.task_flow(&id, Priority::default());
+        let sending = timeout(self.config.piece_timeout, self.send(stream, &task, piece, span, (&flow, &sent)));
+        let result = self.lend(turn, sending, (&flow, &sent)).await;
         match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(()) => {
                 self.metrics.pieces.inc();
@@ -313,19 +316,26 @@ impl Inner {
         }
     }
 
-    /// Sends in a turn, and gives that to the next as soon as this child proves to be a slow reader.
-    async fn lend<T>(&self, mut turn: Option<Turn>, sending: impl Future<Output = T>, sent: &AtomicU64) -> T {
+    /// Sends in a turn, and gives that to the next as soon as this child proves to be a slow reader. One that our own
+    /// limit slows is none.
+    async fn lend<T>(
+        &self,
+        mut turn: Option<Turn>,
+        sending: impl Future<Output = T>,
+        (flow, sent): (&Flow, &AtomicU64),
+    ) -> T {
         let mut sending = std::pin::pin!(sending);
-        let mut before = 0;
+        let (mut before, mut held_up) = (0, flow.held_up());
         loop {
             tokio::select! {
                 result = &mut sending => return result,
                 () = tokio::time::sleep(self.config.uplink.look), if turn.is_some() => {
                     let now = sent.load(Ordering::Relaxed);
-                    if now - before < self.config.uplink.least {
+                    let by_us = flow.held_up() > held_up;
+                    if now - before < self.config.uplink.least && !by_us {
                         turn = None;
                     }
-                    before = now;
+                    (before, held_up) = (now, flow.held_up());
                 }
             }
         }
@@ -343,7 +353,7 @@ impl Inner {
         task: &StoredTask,
         piece: PieceNumber,
         span: ByteRange,
-        sent: &AtomicU64,
+        (flow, sent): (&Flow, &AtomicU64),
     ) -> io::Result<()> {
         let head = PieceHead {
             number: piece.0,
@@ -358,16 +368,20 @@ impl Inner {
         let stall = self.config.write_stall;
         send_all(stream, &vortex::encode_piece(fastrand::u8(..), &head), true, stall).await?;
         if let Some(file) = task.file() {
-            return send_file(stream, &file, span, stall, sent).await;
+            return send_file(stream, &file, span, flow, stall, sent).await;
         }
         let mut at = span.start();
-        while let Some(some) = ByteRange::new(at, span.end().min(at + MAX_READ)).filter(|some| !some.is_empty()) {
+        loop {
+            let most = flow.at_most(&[Class::Upload], MAX_READ);
+            let Some(some) = ByteRange::new(at, span.end().min(at + most)).filter(|some| !some.is_empty()) else {
+                return Ok(());
+            };
+            flow.take(Class::Upload, some.len()).await;
             let bytes = task.read(some).await?;
             send_all(stream, &bytes, some.end() < span.end(), stall).await?;
             at = some.end();
             sent.fetch_add(some.len(), Ordering::Relaxed);
         }
-        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! **The next turn is for the host that has fewest**, so no host takes them all. A child that takes its piece very slowly
 //! gives its turn to the next while its piece goes on: one slow reader, or many, hold nobody up.
+//!
+//! Under a limit of what this host sends there are fewer turns, so that each piece is still soon whole somewhere.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -12,6 +14,11 @@ use std::time::Duration;
 use damselfly_core::{PieceNumber, PieceSet, TaskId};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+use crate::limit::{Class, Limiter};
+
+/// For so many bytes a second that this host may send there is one turn.
+const RATE_OF_TURN: u64 = 4 << 20;
 
 /// How many tasks it is remembered for how often their pieces were sent.
 const TASKS: usize = 256;
@@ -53,6 +60,7 @@ impl Default for UplinkConfig {
 #[derive(Debug)]
 pub(super) struct Uplink {
     pub(super) config: UplinkConfig,
+    limiter: Limiter,
     state: Mutex<State>,
 }
 
@@ -102,8 +110,14 @@ impl Drop for Turn {
 }
 
 impl Uplink {
-    pub(super) fn new(config: UplinkConfig) -> Arc<Self> {
-        Arc::new(Self { config, state: Mutex::default() })
+    pub(super) fn new(config: UplinkConfig, limiter: Limiter) -> Arc<Self> {
+        Arc::new(Self { config, limiter, state: Mutex::default() })
+    }
+
+    /// How many turns there are.
+    fn turns(&self) -> usize {
+        let within = |rate: u64| usize::try_from(rate / RATE_OF_TURN).unwrap_or(usize::MAX).clamp(1, self.config.turns);
+        self.limiter.limit(Class::Upload).total.map_or(self.config.turns, |rate| within(rate.get()))
     }
 
     /// Waits for a turn; `None` if this host is busy.
@@ -125,7 +139,8 @@ impl Uplink {
 
     /// Gives what turns are free to those who wait: to the host that has fewest, of equal ones to who came first.
     fn give(this: &Arc<Self>, state: &mut State) {
-        while state.taken < this.config.turns {
+        let turns = this.turns();
+        while state.taken < turns {
             let has = |waiting: &Waiting| state.of_host.get(&waiting.host).copied().unwrap_or(0);
             let next = state.waiting.iter().enumerate().filter(|(_, waiting)| !waiting.give.is_closed());
             let Some(at) = next.min_by_key(|(at, waiting)| (has(waiting), *at)).map(|(at, _)| at) else { return };
@@ -182,10 +197,13 @@ impl Uplink {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
+    use crate::limit::Limit;
 
     fn uplink(turns: usize, waiting: usize) -> Arc<Uplink> {
-        Uplink::new(UplinkConfig { turns, waiting, ..UplinkConfig::default() })
+        Uplink::new(UplinkConfig { turns, waiting, ..UplinkConfig::default() }, Limiter::default())
     }
 
     fn host(last: u8) -> IpAddr {
@@ -229,6 +247,20 @@ mod tests {
         // Who left does not take the turn with it.
         drop(held);
         assert!(uplink.turn(host(3)).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_a_limit_there_are_fewer_turns() {
+        let limiter = Limiter::default();
+        let uplink = Uplink::new(UplinkConfig::default(), limiter.clone());
+        for (rate, turns) in [(1_000_000, 1), (9 << 20, 2), (1 << 30, 4), (0, 4)] {
+            limiter.set(Class::Upload, Limit { total: NonZeroU64::new(rate), per_flow: None });
+            let mut given = Vec::new();
+            while let Some(turn) = uplink.turn(host(given.len() as u8)).await {
+                given.push(turn);
+            }
+            assert_eq!(given.len(), turns, "{rate} bytes a second");
+        }
     }
 
     #[test]

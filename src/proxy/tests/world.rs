@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::backend::Backend;
+use crate::limit::Limiter;
 use crate::mitm::{CertificateAuthority, Interceptor, Policy};
 use crate::net::{ClientConfig, HttpClient};
 use crate::p2p::{self, Tasks};
@@ -130,6 +131,7 @@ fn tasks(http: HttpClient) -> Tasks {
         scheduler: Arc::new(Generous),
         pieces: Default::default(),
         data: Default::default(),
+        limiter: Limiter::default(),
         metrics: p2p::Metrics::default(),
     };
     Tasks::new(p2p::Config::default(), parts)
@@ -171,6 +173,7 @@ impl World {
             mirror: Mirror::new(None).unwrap(),
             upstreams: Vec::new(),
             drain: drain.watch(),
+            limiter: Limiter::default(),
             metrics: Metrics::default(),
         };
         let config = Config { id: "test".into(), ..config };
