@@ -37,6 +37,12 @@ fn set(daemon: &Daemon, class: &str, rate: &str) {
     assert!(done.ok, "{}", done.errors);
 }
 
+/// A download in pieces of which each takes seconds at the limits here: longer than parents are given for one that no
+/// limit of ours slows.
+fn large_pieces(host: &Daemon, url: &str) -> Ask {
+    Ask::get(url).via(host.proxy()).header("X-Dragonfly-Piece-Length", "4194304")
+}
+
 fn limited(key: &str, rate: u64) -> DaemonPlan {
     Daemon::plan("h1").set(key, rate)
 }
@@ -82,12 +88,12 @@ fn a_host_that_its_own_limit_slows_gives_up_no_peer_and_asks_the_source_for_noth
     let file = random(9 * MIB, 903);
     origin.put("/big.bin", Page::file(file.clone()));
     let url = origin.url("/big.bin");
-    fleet.hosts[0].get(&url).assert_is(&file);
+    large_pieces(&fleet.hosts[0], &url).send().assert_is(&file);
     let sent = origin.sent("/big.bin");
     let slow = &fleet.hosts[1];
     set(slow, "download", "1MB");
     let begun = Instant::now();
-    slow.get(&url).assert_is(&file);
+    large_pieces(slow, &url).send().assert_is(&file);
     assert_limited(file.len() as u64, begun, 1_000_000);
     let late = origin.sent("/big.bin") - sent;
     assert!(late < 64 << 10, "the slow host cost the source {late}\n{}", slow.process.log());
@@ -101,7 +107,8 @@ fn two_hosts_that_their_limits_slow_cost_the_source_one_file() {
     let file = random(9 * MIB, 904);
     origin.put("/big.bin", Page::file(file.clone()));
     let begun = Instant::now();
-    for answer in fleet.get_everywhere(&origin.url("/big.bin")) {
+    let url = origin.url("/big.bin");
+    for answer in all(fleet.hosts.iter().map(|host| large_pieces(host, &url))) {
         answer.assert_is(&file);
     }
     assert_limited(file.len() as u64, begun, 2_000_000);
@@ -111,6 +118,35 @@ fn two_hosts_that_their_limits_slow_cost_the_source_one_file() {
     for host in &fleet.hosts {
         assert_eq!(host.metric(&["piece_failure_total"]), 0.0, "{}", log());
     }
+}
+
+#[test]
+fn many_tasks_at_a_slow_limit_give_up_nobody() {
+    let origin = Origin::start();
+    let fleet = Fleet::start(2);
+    let files: Vec<_> = (0..5).map(|number| random(9 * MIB, 920 + number)).collect();
+    let urls: Vec<_> = (0..5).map(|number| origin.url(&format!("/{number}.bin"))).collect();
+    for (number, file) in files.iter().enumerate() {
+        origin.put(&format!("/{number}.bin"), Page::file(file.clone()));
+        large_pieces(&fleet.hosts[0], &urls[number]).send().assert_is(file);
+    }
+    let sent = |number: usize| origin.sent(&format!("/{number}.bin"));
+    let before: u64 = (0..5).map(sent).sum();
+    let slow = &fleet.hosts[1];
+    set(slow, "download", "5MB");
+    let begun = Instant::now();
+    let ask = |(number, url): (usize, &String)| {
+        large_pieces(slow, url).header("X-Dragonfly-Priority", if number == 0 { "0" } else { "6" })
+    };
+    let answers = all(urls.iter().enumerate().map(ask));
+    for (answer, file) in answers.iter().zip(&files) {
+        answer.assert_is(file);
+    }
+    assert_limited(5 * 9 * MIB as u64, begun, 5_000_000);
+    let late = (0..5).map(sent).sum::<u64>() - before;
+    assert!(late < 5 * (64 << 10), "the slow host cost the source {late}\n{}", slow.process.log());
+    assert_eq!(slow.metric(&["piece_failure_total"]), 0.0, "{}", slow.process.log());
+    assert_eq!(fleet.hosts[0].metric(&["upload_piece_failure_total"]), 0.0, "{}", fleet.hosts[0].process.log());
 }
 
 #[test]

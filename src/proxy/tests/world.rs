@@ -110,7 +110,7 @@ impl SchedulerClient for Generous {
     }
 }
 
-fn tasks(http: HttpClient) -> Tasks {
+fn tasks(http: HttpClient, limiter: Limiter) -> Tasks {
     let ip = [127, 0, 0, 1].into();
     let host = HostInfo {
         id: HostId::new(ip, "test", false),
@@ -131,7 +131,7 @@ fn tasks(http: HttpClient) -> Tasks {
         scheduler: Arc::new(Generous),
         pieces: Default::default(),
         data: Default::default(),
-        limiter: Limiter::default(),
+        limiter,
         metrics: p2p::Metrics::default(),
     };
     Tasks::new(p2p::Config::default(), parts)
@@ -157,6 +157,11 @@ impl World {
 
     /// Origins are reached as `client` says; these hosts are intercepted.
     pub(super) async fn built(config: Config, client: ClientConfig, intercepted: &[&str]) -> Self {
+        Self::limited(config, client, intercepted, Limiter::default()).await
+    }
+
+    /// Bytes move as fast as `limiter` allows.
+    pub(super) async fn limited(config: Config, client: ClientConfig, intercepted: &[&str], limiter: Limiter) -> Self {
         let home = tempfile::tempdir().unwrap();
         let ca = CertificateAuthority::load_or_create(home.path()).unwrap();
         let ca_pem = ca.pem().to_owned();
@@ -166,14 +171,14 @@ impl World {
         let proxy = listener.local_addr().unwrap();
         let http = HttpClient::new(client).unwrap();
         let parts = Parts {
-            tasks: tasks(http.clone()),
+            tasks: tasks(http.clone(), limiter.clone()),
             http,
             policy: Policy::new(intercepted),
             interceptor: Interceptor::new(ca).unwrap(),
             mirror: Mirror::new(None).unwrap(),
             upstreams: Vec::new(),
             drain: drain.watch(),
-            limiter: Limiter::default(),
+            limiter,
             metrics: Metrics::default(),
         };
         let config = Config { id: "test".into(), ..config };
