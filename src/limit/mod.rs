@@ -1,4 +1,5 @@
-//! Limits of bandwidth: the whole host's, by class of traffic, and those of single tasks beneath them.
+//! Limits of bandwidth: the whole host's, by class of traffic, and those of single tasks beneath them; and whose turn it is
+//! where only so much is done at a time ([`Slots`]).
 //!
 //! `machine` decides who moves how many bytes when, and is pure; [`Limiter`] lets callers wait for it. Whoever moves bytes
 //! has a [`Flow`] (all transfers of one task, or of one request that is passed on), and either waits *before* it moves
@@ -12,6 +13,7 @@ mod body;
 mod flow;
 mod machine;
 mod metrics;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use std::str::FromStr;
 pub use body::LimitedBody;
 pub use flow::{ClassReport, Flow, Limiter, Wait};
 pub use metrics::Metrics;
+pub use slots::{Slot, Slots};
 
 /// What kind of traffic bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -111,7 +111,7 @@ impl Flight {
         seats.next += 1;
         seats.taken.insert(reader, (wish, priority));
         seats.news.insert(reader, News { wants: Some(wish), ..News::default() });
-        self.flow.set_priority(seats.highest());
+        self.prioritise(seats.highest());
         drop(seats);
         self.bell.notify_one();
         Some(Seat { flight: Arc::clone(self), reader })
@@ -163,9 +163,19 @@ impl Flight {
         wanted
     }
 
+    /// What it brings is this urgent, on its way here and to the disk.
+    fn prioritise(&self, priority: Priority) {
+        self.flow.set_priority(priority);
+        if let Some(stored) = &self.phase.borrow().stored {
+            stored.set_priority(priority);
+        }
+    }
+
     /// Readers can follow this content from now on.
     pub(crate) fn set_stored(&self, stored: StoredTask) {
-        self.phase.send_modify(|phase| phase.stored = Some(stored));
+        self.phase.send_modify(|phase| phase.stored = Some(stored.clone()));
+        // Now whoever changes it finds the content too.
+        stored.set_priority(self.flow.priority());
     }
 
     /// Says how the download ended, unless that was said.
@@ -221,7 +231,7 @@ impl Drop for Seat {
         let mut seats = self.flight.seats();
         seats.taken.remove(&self.reader);
         if !seats.taken.is_empty() {
-            self.flight.flow.set_priority(seats.highest());
+            self.flight.prioritise(seats.highest());
         }
         tell(&mut seats, self.reader, |news| news.gone = true);
         drop(seats);

@@ -21,6 +21,8 @@ use super::redb_ledger::RedbLedger;
 use super::room::Totals;
 use super::table::{Table, in_use};
 use super::task::{Place, Shared, StoredTask, TaskState};
+use super::writer::WRITES;
+use crate::limit::Slots;
 
 /// A task to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +157,8 @@ impl Storage {
     pub fn in_memory(quota: u64) -> Self {
         let config = Config { quota, ..Config::default() };
         let (metrics, totals, check_interval) = (Metrics::default(), Totals::default(), config.check_interval);
-        let shared = Shared { recorder: None, files: None, metrics, totals, check_interval };
+        let writes = Slots::new(WRITES);
+        let shared = Shared { recorder: None, files: None, metrics, totals, check_interval, writes };
         let inner = Inner::new(config.clone(), shared, Arc::default());
         Self::with(config, Ok(Arc::new(inner)))
     }
@@ -400,7 +403,8 @@ impl Inner {
         let recorder = Recorder::start(wrap(Box::new(ledger)), metrics.clone())
             .map_err(StorageError::io("start the recorder of", &config.dir))?;
         let (totals, check_interval) = (Totals::default(), config.check_interval);
-        let shared = Shared { recorder: Some(recorder), files: Some(files), metrics, totals, check_interval };
+        let writes = Slots::new(WRITES);
+        let shared = Shared { recorder: Some(recorder), files: Some(files), metrics, totals, check_interval, writes };
         let inner = Self::new(config, shared, dropped);
         inner.restore(kept)?;
         Ok(inner)
