@@ -279,3 +279,24 @@ fn limits_are_set_with_sense_and_at_the_socket_only() {
     assert_eq!(put.status, 403);
     assert_eq!(daemon.metric(&["bandwidth_limit{", "upload"]), 0.0);
 }
+
+#[test]
+fn a_slow_host_holds_up_no_other() {
+    let origin = Origin::start();
+    let fleet = Fleet::start(3);
+    let file = random(40 * MIB, 930);
+    origin.put("/big.bin", Page::file(file.clone()));
+    let url = origin.url("/big.bin");
+    set(&fleet.hosts[0], "download", "512KB");
+    let mut slow = Ask::get(&url).via(fleet.hosts[0].proxy()).open();
+    slow.read(100_000);
+    for answer in all(fleet.hosts[1..].iter().map(|host| Ask::get(&url).via(host.proxy()))) {
+        answer.assert_is(&file);
+    }
+    // It had the lease of everything. What it has brought of that meanwhile is no measure of what the others got.
+    let held = held(&fleet.hosts[0], file.len());
+    assert!(held < file.len() as u64 / 2, "the others waited until the slow host had {held} bytes");
+    // What was on its way to the slow host when its lease was cut is lost: some mebibytes in the buffers of the kernel.
+    let sent = origin.sent("/big.bin");
+    assert!(sent < file.len() as u64 * 5 / 4, "the source sent {sent}");
+}
