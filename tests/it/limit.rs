@@ -37,6 +37,11 @@ fn set(daemon: &Daemon, class: &str, rate: &str) {
     assert!(done.ok, "{}", done.errors);
 }
 
+/// Hosts that take no parent for stalled because this machine is busy.
+fn patient(hosts: usize) -> Fleet {
+    Fleet::start_with(hosts, |plan| plan.set("download.stallTimeout", "1m"))
+}
+
 /// A download in pieces of which each takes seconds at the limits here: longer than parents are given for one that no
 /// limit of ours slows.
 fn large_pieces(host: &Daemon, url: &str) -> Ask {
@@ -84,7 +89,7 @@ fn two_tasks_together_have_no_more_than_one() {
 #[test]
 fn a_host_that_its_own_limit_slows_gives_up_no_peer_and_asks_the_source_for_nothing() {
     let origin = Origin::start();
-    let fleet = Fleet::start(2);
+    let fleet = patient(2);
     let file = random(9 * MIB, 903);
     origin.put("/big.bin", Page::file(file.clone()));
     let url = origin.url("/big.bin");
@@ -103,7 +108,8 @@ fn a_host_that_its_own_limit_slows_gives_up_no_peer_and_asks_the_source_for_noth
 #[test]
 fn two_hosts_that_their_limits_slow_cost_the_source_one_file() {
     let origin = Origin::start();
-    let fleet = Fleet::start_with(2, |plan| plan.set("download.bandwidthLimit", "2MB"));
+    let fleet = patient(2);
+    fleet.hosts.iter().for_each(|host| set(host, "download", "2MB"));
     let file = random(9 * MIB, 904);
     origin.put("/big.bin", Page::file(file.clone()));
     let begun = Instant::now();
@@ -123,7 +129,7 @@ fn two_hosts_that_their_limits_slow_cost_the_source_one_file() {
 #[test]
 fn many_tasks_at_a_slow_limit_give_up_nobody() {
     let origin = Origin::start();
-    let fleet = Fleet::start(2);
+    let fleet = patient(2);
     let files: Vec<_> = (0..5).map(|number| random(9 * MIB, 920 + number)).collect();
     let urls: Vec<_> = (0..5).map(|number| origin.url(&format!("/{number}.bin"))).collect();
     for (number, file) in files.iter().enumerate() {
@@ -200,22 +206,24 @@ fn held(daemon: &Daemon, length: usize) -> u64 {
 #[test]
 fn an_urgent_download_passes_one_that_nobody_waits_for() {
     let origin = Origin::start();
-    let daemon = limited("download.bandwidthLimit", RATE).start();
+    let daemon = limited("download.bandwidthLimit", 1_000_000).start();
     let (late, urgent) = (random(40 * MIB, 908), random(9 * MIB, 909));
     origin.put("/late.bin", Page::file(late.clone()));
     origin.put("/urgent.bin", Page::file(urgent.clone()));
-    let ask = |path: &str| Ask::get(&origin.url(path)).via(daemon.proxy());
-    let mut prefetch = ask("/late.bin").header("X-Dragonfly-Priority", "3").open();
-    prefetch.read(100_000);
-    // Whoever reads it somewhat later than it came: all of it is taken.
+    let prefetch = Ask::get(&origin.url("/late.bin")).via(daemon.proxy()).header("X-Dragonfly-Priority", "3");
+    let _reads_on = prefetch.open();
     let home = tempfile::tempdir().expect("a temporary directory");
     let output = home.path().join("urgent.bin");
-    let before = held(&daemon, late.len());
     let mut dfget = Process::command(binary("dfget"));
     dfget.arg(origin.url("/urgent.bin")).arg("-O").arg(&output).args(["--priority", "6"]);
-    let done = run(dfget.arg("--endpoint").arg(daemon.socket()));
-    assert!(done.ok && fs::read(&output).expect("the file") == urgent, "{}", done.errors);
+    dfget.arg("--endpoint").arg(daemon.socket());
+    let dfget = std::thread::spawn(move || run(&mut dfget));
+    // From here on both want more than there is.
+    wait_for("the urgent one to begin", || (held(&daemon, urgent.len()) >= MIB as u64).then_some(()));
+    let before = held(&daemon, late.len());
+    let done = dfget.join().expect("dfget runs");
     let passed = held(&daemon, late.len()) - before;
+    assert!(done.ok && fs::read(&output).expect("the file") == urgent, "{}", done.errors);
     // A sixteenth of what the other had, what was under way, and a piece that was nearly whole.
     assert!(passed < urgent.len() as u64 / 3, "{passed} bytes of the prefetch came meanwhile");
     for header in origin.seen("/late.bin").iter().flat_map(|seen| &seen.headers) {
@@ -287,7 +295,7 @@ fn a_slow_host_holds_up_no_other() {
     let file = random(40 * MIB, 930);
     origin.put("/big.bin", Page::file(file.clone()));
     let url = origin.url("/big.bin");
-    set(&fleet.hosts[0], "download", "512KB");
+    set(&fleet.hosts[0], "download", "256KB");
     let mut slow = Ask::get(&url).via(fleet.hosts[0].proxy()).open();
     slow.read(100_000);
     for answer in all(fleet.hosts[1..].iter().map(|host| Ask::get(&url).via(host.proxy()))) {
