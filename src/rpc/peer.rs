@@ -4,7 +4,7 @@
 //! DownloadTask makes a seed fetch a task, by way of [`SeedTrigger`]. The data itself goes over the piece data port.
 //! RPCs that are not served answer UNIMPLEMENTED.
 //!
-//! **No stream outlives the drain; no client opens more of them than [`Config`] allows.**
+//! **No stream outlives the drain's beginning.** Who asks for one after that is told so until the drain closes. **No client opens more of them than [`Config`] allows.**
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -183,7 +183,7 @@ impl PeerServer {
         Self { service, config }
     }
 
-    /// Serves until the drain begins, and then until its streams have ended.
+    /// Serves until the drain closes, and then until its streams have ended.
     ///
     /// # Errors
     /// Where the listener fails for good.
@@ -202,7 +202,7 @@ impl PeerServer {
             .layer(InterceptorLayer::new(self.config.token))
             .add_service(health)
             .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { drain.draining().await })
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { drain.closed().await })
             .await
     }
 }

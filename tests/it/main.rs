@@ -21,6 +21,7 @@ mod realms;
 mod refusals;
 mod registry_itself;
 mod requests;
+mod restart;
 mod secrets;
 mod startup;
 mod strict;
