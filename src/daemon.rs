@@ -66,10 +66,11 @@ pub async fn run(loaded: Loaded, passed: Inherited) -> anyhow::Result<()> {
     let http = HttpClient::new(config.client.clone()).context("setting up the HTTP client")?;
     let (interceptor, intercept) = proxying::interceptor(&config, &storage)?;
 
+    let membership = peering::membership(&config)?;
     let host = peering::host(&config, &addresses);
     tracing::info!(host = %host.id, addresses = %serde_json::to_string(&addresses)?, "listening");
-    let scheduler = peering::scheduler(&config, peers.watch(), &mut registry)?;
-    let tasks = peering::tasks(&config, &host, &storage, &http, &scheduler, &mut registry);
+    let scheduler = peering::scheduler(&config, &membership, peers.watch(), &mut registry)?;
+    let tasks = peering::tasks(&config, &membership, &host, &storage, &http, &scheduler, &mut registry);
     let proxy = proxying::proxy(&config, &http, &tasks, (interceptor, intercept), clients.watch(), &mut registry);
 
     let (data_port, peers_ended) = oneshot::channel::<()>();
@@ -79,9 +80,10 @@ pub async fn run(loaded: Loaded, passed: Inherited) -> anyhow::Result<()> {
     let given = if config.share { storage.clone() } else { Storage::in_memory(0) };
     let data = data_server(&given, &mut registry);
     let data = spawn_once(begins(), async move { data.serve(bound.data, ended(peers_ended)).await });
-    let peer = peering::peer_server(&config, &host, &given, &tasks, &addresses, peers.watch(), &mut registry);
+    let peer =
+        peering::peer_server(&config, &membership, (&host, &addresses), &given, &tasks, peers.watch(), &mut registry);
     let peer = spawn_once(begins(), peering::serve(peer, bound.peer));
-    spawn_once(begins(), peering::announcer(&config, &host, &tasks, &scheduler).run(peers.watch()));
+    spawn_once(begins(), peering::announcer(&config, &membership, &host, &tasks, &scheduler).run(peers.watch()));
     let upkeep = tokio::spawn(upkeep::sweep(storage.clone(), config.gc_interval));
     let scrub = tokio::spawn(upkeep::scrub(storage.clone(), config.scrub_rate));
     tokio::spawn(upkeep::give_back_memory());

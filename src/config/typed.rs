@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use damselfly_runtime::{Secret, UsageError, telemetry};
+use damselfly_runtime::{MemberFiles, Secret, UsageError, telemetry};
 
 use super::file::File;
 use super::proxying::{self, CaFiles, MirrorPort};
@@ -60,6 +60,10 @@ pub struct Config {
     pub ca: Option<CaFiles>,
     /// What this fleet's members show each other.
     pub token: Option<Secret>,
+    /// This host's certificate as a member of its fleet.
+    pub member: Option<MemberFiles>,
+    /// Whether only members are heard.
+    pub members_only: bool,
 }
 
 /// Who this host is to others.
@@ -151,6 +155,8 @@ impl Config {
             intercept: proxying::intercept(file, place, warnings)?,
             ca: proxying::ca(file, place)?,
             token: file.security.token().map_err(|(key, why)| place.error(key, why))?,
+            member: file.security.member_files().map_err(|(key, why)| place.error(key, why))?,
+            members_only: file.security.require_tls,
             data_dir,
         })
     }

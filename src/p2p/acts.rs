@@ -132,13 +132,13 @@ impl Driver {
         self.turns += 1;
         let turn = self.turns;
         let work = self.start(async move {
-            let ended = watch_parent(&pieces, offer.rpc, &host, &id, count, &name, &words).await;
+            let ended = watch_parent(&pieces, (offer.rpc, offer.tls), &host, &id, count, &name, &words).await;
             if let Err(error) = &ended {
                 debug!(parent = %name, %error, "a parent cannot be followed");
             }
             let fault = ended.err().map(|error| match error {
                 SyncError::Missing => PieceFault::Missing,
-                SyncError::Gone(_) | SyncError::Senseless(_) => PieceFault::Gone,
+                SyncError::Gone(_) | SyncError::Stranger | SyncError::Senseless(_) => PieceFault::Gone,
             });
             Done::Unfollowed { parent: name, turn, fault }
         });
@@ -519,7 +519,7 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 /// Tells of each piece that a parent has, until it has told of all pieces of the task.
 async fn watch_parent(
     pieces: &PieceSync,
-    rpc: SocketAddr,
+    rpc: (SocketAddr, bool),
     host: &HostId,
     task: &TaskId,
     count: Option<u32>,

@@ -162,6 +162,7 @@ impl House {
             upload_slots: 1,
             idc: String::new(),
             location: String::new(),
+            tls: false,
         };
         let parts = Parts {
             host,
@@ -607,7 +608,7 @@ mod driving {
         let house = House::new(true).await;
         let mut driver = driver(&house);
         let (parent, rpc) = (damselfly_core::PeerId::from("parent"), ([127, 0, 0, 1], 1).into());
-        let offer = damselfly_core::swarm::Offer { peer: parent.clone(), host: "host".into(), rpc };
+        let offer = damselfly_core::swarm::Offer { peer: parent.clone(), host: "host".into(), rpc, tls: false };
         driver.act(download::Action::Follow(offer.clone()));
         driver.act(download::Action::Unfollow(parent.clone()));
         driver.act(download::Action::Follow(offer));

@@ -225,6 +225,7 @@ mod tests {
             upload_slots: 1,
             idc: String::new(),
             location: String::new(),
+            tls: false,
         };
         let (noting, mut noted) = mpsc::unbounded_channel();
         let drain = Drain::new();

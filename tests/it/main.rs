@@ -11,6 +11,7 @@ mod http2;
 mod https;
 mod lies;
 mod matrix;
+mod members;
 mod memory;
 mod mirror;
 mod origin_itself;

@@ -21,4 +21,4 @@ pub use addresses::AddressesFile;
 pub use drain::{Drain, Guard, Hangups, Signals, Watch};
 pub use exit::UsageError;
 pub use inherit::Inherited;
-pub use secret::{Secret, Security};
+pub use secret::{MemberFiles, Secret, Security};

@@ -122,6 +122,7 @@ fn tasks(http: HttpClient) -> Tasks {
         upload_slots: 1,
         idc: String::new(),
         location: String::new(),
+        tls: false,
     };
     let parts = p2p::Parts {
         host,

@@ -49,7 +49,7 @@ pub(crate) use registry::Registry;
 pub(crate) use runtimes::{Containerd, Containers, Cri, Curl, Docker, HostView, Pull, Runtime, Way};
 pub(crate) use sockets::Sockets;
 pub(crate) use tap::Tap;
-pub(crate) use tls::Authority;
+pub(crate) use tls::{Authority, client_config};
 pub(crate) use tools::{Done, Tool, curl, run, skipped};
 
 use std::future::Future;
