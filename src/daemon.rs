@@ -37,7 +37,7 @@ use crate::config::{Config, Loaded};
 use crate::net::HttpClient;
 use crate::p2p::transport::{self, DataServer};
 use crate::proxy::PrivateContent;
-use crate::rpc;
+use crate::rpc::{self, peer::Membership};
 use crate::storage::{Storage, StorageError};
 
 /// Runs the daemon until it is told to stop, on the sockets that were passed to it and on its own.
@@ -78,7 +78,7 @@ pub async fn run(loaded: Loaded, passed: Inherited) -> anyhow::Result<()> {
     let begins = || end::begins(shared.clone(), peers.watch());
     // A host that shares nothing serves an empty store.
     let given = if config.share { storage.clone() } else { Storage::in_memory(0) };
-    let data = data_server(&given, &mut registry);
+    let data = data_server(&given, membership.clone(), config.members_only, &mut registry);
     let data = spawn_once(begins(), async move { data.serve(bound.data, ended(peers_ended)).await });
     let peer =
         peering::peer_server(&config, &membership, (&host, &addresses), &given, &tasks, peers.watch(), &mut registry);
@@ -160,10 +160,16 @@ fn spawn_once(
     })
 }
 
-fn data_server(storage: &Storage, registry: &mut Registry) -> DataServer {
+fn data_server(
+    storage: &Storage,
+    membership: Option<Membership>,
+    members_only: bool,
+    registry: &mut Registry,
+) -> DataServer {
     let metrics = transport::Metrics::default();
     metrics.register(registry);
-    DataServer::new(storage.clone(), transport::ServerConfig::default(), metrics)
+    let config = transport::ServerConfig { membership, members_only, ..transport::ServerConfig::default() };
+    DataServer::new(storage.clone(), config, metrics)
 }
 
 /// Resolves when the other half is dropped.

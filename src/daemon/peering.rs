@@ -17,6 +17,7 @@ use crate::backend::Backend;
 use crate::config::{self, Config, Scheduler};
 use crate::net::HttpClient;
 use crate::p2p::piece_sync::{self, PieceSync};
+use crate::p2p::transport::{self, DataClient};
 use crate::p2p::{self, Parts, Tasks};
 use crate::rpc::peer::{self, DemandToken, Membership, PeerServer};
 use crate::rpc::seeder::Seeder;
@@ -115,7 +116,11 @@ pub(super) fn tasks(
             members_only: config.members_only,
             ..piece_sync::Config::default()
         }),
-        data: p2p::transport::DataClient::default(),
+        data: DataClient::new(&transport::ClientConfig {
+            membership: membership.clone(),
+            members_only: config.members_only,
+            ..transport::ClientConfig::default()
+        }),
         metrics,
     };
     Tasks::new(config.tasks.clone(), parts)

@@ -22,7 +22,7 @@ use super::driver::{Done, Driver, Happened, Word, unverified};
 use super::flight::Outcome;
 use super::piece_sync::{PieceSync, SyncError};
 use super::source::{self, Chunks, Expected, Step, Teller, Trouble};
-use super::transport::{DataClient, FetchError, GivenTurn, TurnError};
+use super::transport::{DataAddr, DataClient, FetchError, GivenTurn, TurnError};
 use crate::storage::{PieceWriter, StoredTask};
 
 /// How many reports may wait for the scheduler besides one a piece.
@@ -494,7 +494,7 @@ fn pieces_of(geometry: Geometry, opened: &source::Opened, asked: ByteRange) -> R
 /// Fetches a piece into the store and leaves it unfinished, for the machine to decide on. `None` if it is there already.
 pub(super) async fn fetch(
     client: &DataClient,
-    data: SocketAddr,
+    data: DataAddr,
     given: Option<GivenTurn>,
     stored: &StoredTask,
     piece: PieceNumber,
@@ -546,7 +546,11 @@ async fn watch_parent(
         }
         while let Some(next) = said.next().await {
             let has = next?;
-            let word = Word::Has { parent: parent.clone(), piece: has.number, data: has.data_addr };
+            let word = Word::Has {
+                parent: parent.clone(),
+                piece: has.number,
+                data: DataAddr { at: has.data_addr, tls: rpc.1 },
+            };
             if told.insert(has.number) && words.send(word).await.is_err() {
                 return Ok(());
             }

@@ -577,7 +577,7 @@ mod driving {
     async fn a_piece_that_is_here_is_not_fetched() {
         let house = House::new(true).await;
         let (stored, _) = half_stored(&house, &house.version()).await;
-        let nobody = ([127, 0, 0, 1], 1).into();
+        let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
         let fetched =
             fetch(&DataClient::default(), nobody, None, &stored, PieceNumber(0), Duration::from_secs(9)).await;
         assert!(matches!(fetched, Ok(None)), "{fetched:?}");

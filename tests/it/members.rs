@@ -8,7 +8,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::harness::{
-    Daemon, DaemonPlan, MIB, Origin, Page, Process, Scheduler, binary, block_on, client_config, random, run, wait_for,
+    Daemon, DaemonPlan, MIB, Origin, Page, Process, Scheduler, binary, block_on, client_config, exchange, random, run,
+    wait_for,
 };
 
 /// The certificates of a fleet, as `dfctl certs` makes them.
@@ -91,6 +92,10 @@ fn members_share_where_only_members_are_heard_and_strangers_are_told_why() {
     });
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
     assert!(refused.message().contains("security.cert"), "{refused}");
+
+    // A plain request for a piece.
+    let (said, _) = exchange(h1.data_address(), [0; 70]);
+    assert!(String::from_utf8_lossy(&said).contains("only members of this fleet are heard"), "{said:?}");
 
     // So does a member of another fleet.
     let others = Certificates::new();

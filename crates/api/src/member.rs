@@ -1,9 +1,9 @@
-//! Mutual TLS between the members of a fleet, on the gRPC ports of hosts and schedulers (docs/adr/0015).
+//! Mutual TLS between the members of a fleet, on the ports of hosts and schedulers (docs/adr/0015).
 //!
 //! A member has a certificate that the fleet's authority signed, and takes whoever has one for a member. The name in the
 //! certificate says which; addresses prove nothing.
 //!
-//! One port serves both: the first byte of a TLS handshake begins no HTTP/2. Who comes without a certificate is let
+//! One port serves both: the first byte of a TLS handshake begins neither HTTP/2 nor a request for a piece. Who comes without a certificate is let
 //! through to the first call, which [`DemandMember`] refuses in words where members are demanded.
 //!
 //! **The files are looked at again** before a handshake, at most once a second. Files that cannot be used, as while they
@@ -46,6 +46,9 @@ const MAX_HANDSHAKES: usize = 256;
 const LOOK: Duration = Duration::from_secs(1);
 /// The longest file that is read.
 const MAX_FILE: u64 = 1 << 20;
+/// What those are told who are no members where only members are heard.
+pub const STRANGER: &str =
+    "only members of this fleet are heard here, over TLS: set security.caCert, security.cert and security.key";
 /// The type of a TLS record that begins a handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
@@ -277,7 +280,7 @@ impl ServerCertVerifier for AnyMember {
     }
 }
 
-/// A connection of gRPC, encrypted or not.
+/// A connection, encrypted or not.
 #[derive(Debug)]
 pub enum MemberStream {
     /// In clear.
@@ -287,10 +290,19 @@ pub enum MemberStream {
 }
 
 impl MemberStream {
-    fn tcp(&self) -> &TcpStream {
+    /// The socket.
+    pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// The name of the member at the other end, if it showed a certificate of the fleet.
+    pub fn member(&self) -> Option<String> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(name_of),
         }
     }
 }
@@ -343,11 +355,7 @@ impl Connected for MemberStream {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        let member = match self {
-            Self::Plain(_) => None,
-            Self::Tls(stream) => stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(name_of),
-        };
-        Caller { local: self.tcp().local_addr().ok(), member: member.map(Arc::from) }
+        Caller { local: self.tcp().local_addr().ok(), member: self.member().map(Arc::from) }
     }
 }
 
@@ -373,7 +381,11 @@ pub fn incoming(
     })
 }
 
-async fn greet(stream: TcpStream, membership: Option<&Membership>) -> io::Result<MemberStream> {
+/// Looks how a connection begins, and accepts its TLS if it does with that.
+///
+/// # Errors
+/// Where nothing comes in time, or no handshake comes about.
+pub async fn greet(stream: TcpStream, membership: Option<&Membership>) -> io::Result<MemberStream> {
     // Nothing gains from small packets that wait.
     let _ = stream.set_nodelay(true);
     let Some(membership) = membership else { return Ok(MemberStream::Plain(stream)) };
@@ -407,9 +419,7 @@ impl Interceptor for DemandMember {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         let is_member = request.extensions().get::<Caller>().is_some_and(|caller| caller.member.is_some());
         if self.0 && !is_member {
-            return Err(Status::unauthenticated(
-                "only members of this fleet are heard here, over TLS: set security.caCert, security.cert and security.key",
-            ));
+            return Err(Status::unauthenticated(STRANGER));
         }
         Ok(request)
     }

@@ -35,7 +35,7 @@ pub struct HostInfo {
     pub idc: String,
     /// Where it stands, from the widest to the narrowest, split by `|`; or empty.
     pub location: String,
-    /// Whether its gRPC port speaks TLS with members of its fleet.
+    /// Whether its gRPC and piece data ports speak TLS with members of its fleet.
     pub tls: bool,
 }
 
