@@ -87,6 +87,7 @@ fn mistakes_name_the_file_the_key_and_the_reason() {
         ("upload:\n  server:\n    cert: /x\n", "a.yaml: upload.server.cert: not supported"),
         ("security:\n  enable: true\n", "a.yaml: security.enable: not supported"),
         ("security:\n  cert: /x\n", "a.yaml: security.caCert: has no value"),
+        ("upload:\n  server:\n    requireTLS: true\n", "a.yaml: upload.server.requireTLS: needs security.caCert"),
         ("security:\n  requireTLS: true\n", "a.yaml: security.requireTLS: needs security.caCert"),
         ("security:\n  token: x\n", "a.yaml: security.token: must be 16 or more"),
         ("security:\n  tokenFile: /nowhere\n", "a.yaml: security.tokenFile: /nowhere cannot be read"),

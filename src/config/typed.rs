@@ -136,6 +136,11 @@ impl Config {
     ) -> Result<Self, UsageError> {
         let missing = |key| place.error(key, "has no value");
         let data_dir = file.data_dir.clone().ok_or_else(|| missing("dataDir"))?;
+        let member = file.security.member_files().map_err(|(key, why)| place.error(key, why))?;
+        if file.upload.server.require_tls && member.is_none() {
+            let why = "needs security.caCert, security.cert and security.key";
+            return Err(place.error("upload.server.requireTLS", why));
+        }
         Ok(Self {
             host: host(file, looked_for, place)?,
             log: log(file, place)?,
@@ -155,8 +160,8 @@ impl Config {
             intercept: proxying::intercept(file, place, warnings)?,
             ca: proxying::ca(file, place)?,
             token: file.security.token().map_err(|(key, why)| place.error(key, why))?,
-            member: file.security.member_files().map_err(|(key, why)| place.error(key, why))?,
-            members_only: file.security.require_tls,
+            member,
+            members_only: file.security.require_tls || file.upload.server.require_tls,
             data_dir,
         })
     }

@@ -119,7 +119,8 @@ fn where_it_is_not_required_plain_hosts_are_served() {
 fn a_member_speaks_for_no_other_host() {
     let certificates = Certificates::new();
     let scheduler = certificates.scheduler(true);
-    let h1 = plan("h1", &scheduler).set("security", certificates.security("h1", true)).start();
+    let security = certificates.security("h1", false);
+    let h1 = plan("h1", &scheduler).set("security", security).set("upload.server.requireTLS", true).start();
     let liar = plan("h2", &scheduler).set("security", certificates.security("other", true)).start();
     assert!(second_costs(&h1, &liar, 980) >= 13 * MIB as u64);
     wait_for_log(&liar.process, "the certificate says other");
