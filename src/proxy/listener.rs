@@ -37,7 +37,7 @@ const FEW: usize = 32;
 /// How long the end of a parked connection may take to say.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a client may say nothing on a new connection while the process drains.
-const LAST_CALL: Duration = Duration::from_secs(2);
+const LAST_CALL: Duration = Duration::from_secs(5);
 /// How much of one answer over HTTP/2 waits for its client.
 const MAX_STREAM_BUFFER: usize = 128 * 1024;
 /// After how much silence the kernel asks a client whether it is still there.

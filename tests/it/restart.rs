@@ -35,7 +35,9 @@ impl Load {
     }
 
     fn plan(&self) -> DaemonPlan {
-        Daemon::plan("h1").set("proxy.mirrors[]", serde_json::json!({ "port": 0, "registry": self.origin.url("") }))
+        let mirror = serde_json::json!({ "port": 0, "registry": self.origin.url("") });
+        // However slow the machine is, nothing is cut off.
+        Daemon::plan("h1").set("proxy.mirrors[]", mirror).set("drain.grace", "10m")
     }
 
     /// Small and large, held and fresh, by the proxy, by the mirror's port, and by the socket.

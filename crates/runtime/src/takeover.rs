@@ -34,7 +34,9 @@ const READY: u8 = b'R';
 const RELEASED: u8 = b'S';
 
 /// How long each step of handing sockets over may take.
-const STEP: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_secs(20);
+/// How long accepting pauses after the system refused.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How long a successor may take until it serves.
 const START: Duration = Duration::from_secs(60);
 /// The most sockets that are handed over.
@@ -57,7 +59,7 @@ pub async fn succeeded(listener: &UnixListener, sockets: &[(&str, BorrowedFd<'_>
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a successor could not be heard");
-                tokio::time::sleep(STEP).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
