@@ -333,6 +333,9 @@ section! {
         ip: Option<IpAddr> = None,
         /// `upload.server.port`.
         port: u16 = 4000,
+        /// `upload.server.requireTLS`.
+        #[serde(rename = "requireTLS")]
+        require_tls: bool = false,
     }
 }
 

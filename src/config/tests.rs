@@ -89,7 +89,9 @@ fn mistakes_name_the_file_the_key_and_the_reason() {
         ("proxy:\n  passThroughBandwidthLimit: fast\n", "a.yaml: proxy.passThroughBandwidthLimit: "),
         ("upload:\n  server:\n    cert: /x\n", "a.yaml: upload.server.cert: not supported"),
         ("security:\n  enable: true\n", "a.yaml: security.enable: not supported"),
-        ("security:\n  cert: /x\n", "a.yaml: security.cert: not supported"),
+        ("security:\n  cert: /x\n", "a.yaml: security.caCert: has no value"),
+        ("upload:\n  server:\n    requireTLS: true\n", "a.yaml: upload.server.requireTLS: needs security.caCert"),
+        ("security:\n  requireTLS: true\n", "a.yaml: security.requireTLS: needs security.caCert"),
         ("security:\n  token: x\n", "a.yaml: security.token: must be 16 or more"),
         ("security:\n  tokenFile: /nowhere\n", "a.yaml: security.tokenFile: /nowhere cannot be read"),
     ] {
@@ -127,6 +129,7 @@ fn a_file_of_dragonflys_client_1_5_10_is_read() {
                 proxy:\n  server:\n    port: 4001\n    requestRateLimit: 4000\n  rules:\n    - regex: blobs/sha256.*\n      schedulingPolicy: always\n\
                 security:\n  enable: false\n  caCert: /etc/x\n";
     let loaded = load_text(text).unwrap();
+    assert!(loaded.config.member.is_none());
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     for key in [
         "download.backToSourceConcurrentPieceCount",

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use damselfly_runtime::{Secret, UsageError, telemetry};
+use damselfly_runtime::{MemberFiles, Secret, UsageError, telemetry};
 
 use super::file::File;
 use super::proxying::{self, CaFiles, MirrorPort};
@@ -63,6 +63,10 @@ pub struct Config {
     pub limits: Limits,
     /// What this fleet's members show each other.
     pub token: Option<Secret>,
+    /// This host's certificate as a member of its fleet.
+    pub member: Option<MemberFiles>,
+    /// Whether only members are heard.
+    pub members_only: bool,
 }
 
 /// Who this host is to others.
@@ -135,6 +139,11 @@ impl Config {
     ) -> Result<Self, UsageError> {
         let missing = |key| place.error(key, "has no value");
         let data_dir = file.data_dir.clone().ok_or_else(|| missing("dataDir"))?;
+        let member = file.security.member_files().map_err(|(key, why)| place.error(key, why))?;
+        if file.upload.server.require_tls && member.is_none() {
+            let why = "needs security.caCert, security.cert and security.key";
+            return Err(place.error("upload.server.requireTLS", why));
+        }
         Ok(Self {
             host: host(file, looked_for, place)?,
             log: log(file, place)?,
@@ -155,6 +164,8 @@ impl Config {
             ca: proxying::ca(file, place)?,
             limits: traffic::limits(file, place)?,
             token: file.security.token().map_err(|(key, why)| place.error(key, why))?,
+            member,
+            members_only: file.security.require_tls || file.upload.server.require_tls,
             data_dir,
         })
     }

@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::{Future, pending};
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,7 +26,7 @@ use super::download::{Action, Download, Event, Failure, ReaderId, Setup};
 use super::flight::{Flight, News, Outcome};
 use super::source::{self, Step, Trouble};
 use super::tasks::{Shared, TaskSpec};
-use super::transport::{FetchError, GivenTurn, TurnError};
+use super::transport::{DataAddr, FetchError, GivenTurn, TurnError};
 use super::verify;
 use crate::backend::SourceResponse;
 use crate::net::NetError;
@@ -92,7 +91,7 @@ pub(crate) enum Word {
     Has {
         parent: PeerId,
         piece: PieceNumber,
-        data: SocketAddr,
+        data: DataAddr,
     },
 }
 
@@ -129,7 +128,7 @@ pub(crate) struct Driver {
     /// Whom it follows, with the turn at which that began: a parent may be left and followed again.
     pub(super) follows: HashMap<PeerId, (u64, AbortHandle)>,
     pub(super) turns: u64,
-    pub(super) data: HashMap<PeerId, SocketAddr>,
+    pub(super) data: HashMap<PeerId, DataAddr>,
     pub(super) fetches: HashMap<(PeerId, PieceNumber), AbortHandle>,
     pub(super) arrived: BTreeMap<PieceNumber, PieceWriter>,
     /// Some reader wants all of it.

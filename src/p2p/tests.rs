@@ -163,6 +163,7 @@ impl House {
             upload_slots: 1,
             idc: String::new(),
             location: String::new(),
+            tls: false,
         };
         let parts = Parts {
             host,
@@ -580,7 +581,7 @@ mod driving {
     async fn a_piece_that_is_here_is_not_fetched() {
         let house = House::new(true).await;
         let (stored, _) = half_stored(&house, &house.version()).await;
-        let nobody = ([127, 0, 0, 1], 1).into();
+        let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
         let fetched =
             fetch(&DataClient::default(), nobody, None, &stored, PieceNumber(0), Duration::from_secs(9)).await;
         assert!(matches!(fetched, Ok(None)), "{fetched:?}");
@@ -611,7 +612,7 @@ mod driving {
         let house = House::new(true).await;
         let mut driver = driver(&house);
         let (parent, rpc) = (damselfly_core::PeerId::from("parent"), ([127, 0, 0, 1], 1).into());
-        let offer = damselfly_core::swarm::Offer { peer: parent.clone(), host: "host".into(), rpc };
+        let offer = damselfly_core::swarm::Offer { peer: parent.clone(), host: "host".into(), rpc, tls: false };
         driver.act(download::Action::Follow(offer.clone()));
         driver.act(download::Action::Unfollow(parent.clone()));
         driver.act(download::Action::Follow(offer));

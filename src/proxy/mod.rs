@@ -135,8 +135,8 @@ impl Proxy {
         }))
     }
 
-    /// Serves clients of the proxy and mirror port until the process drains. Connections in hand go on after that;
-    /// the drain's guards know of them.
+    /// Serves clients of the proxy and mirror port until the drain closes. Connections in hand go on after that; the
+    /// drain's guards know of them.
     pub async fn serve(self, listener: TcpListener) {
         self.0.serve_tcp(listener, None).await;
     }

@@ -468,12 +468,12 @@ impl Inner {
         match error {
             OpenError::Changed => Fallback::Changed,
             OpenError::Source(error) => Fallback::Fault(Fault::from(&**error)),
-            OpenError::NoStore(_) if self.config().use_source => Fallback::Direct(Bypass::NoRoom),
+            OpenError::NoDownload(_) if self.config().use_source => Fallback::Direct(Bypass::NoRoom),
             OpenError::Local(why) if self.config().use_source => {
                 tracing::warn!(%why, "a task could not be opened: its origin is asked directly");
                 Fallback::Direct(Bypass::NoRoom)
             }
-            OpenError::Local(why) | OpenError::NoStore(why) => Fallback::Fault(Fault::unavailable(why.clone())),
+            OpenError::Local(why) | OpenError::NoDownload(why) => Fallback::Fault(Fault::unavailable(why.clone())),
         }
     }
 

@@ -372,6 +372,11 @@ impl TaskState {
         absent.into_iter().for_each(|piece| self.release(piece));
     }
 
+    /// Whether somebody writes a piece, or may still.
+    pub(super) fn is_written(&self) -> bool {
+        !self.pieces().claims.is_empty()
+    }
+
     /// How many pieces are good, and how many are to be checked.
     pub(super) fn counts(&self) -> (u32, u32) {
         let pieces = self.pieces();

@@ -26,7 +26,7 @@ pub(crate) fn peer(name: &str) -> PeerId {
 }
 
 pub(crate) fn offer(name: &str) -> Offer {
-    Offer { peer: peer(name), host: name.into(), rpc: ([127, 0, 0, 1], 1).into() }
+    Offer { peer: peer(name), host: name.into(), rpc: ([127, 0, 0, 1], 1).into(), tls: false }
 }
 
 pub(crate) fn setup(pieces: Option<u64>) -> Setup {

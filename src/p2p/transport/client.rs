@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use damselfly_api::member::{MemberStream, Membership};
 use damselfly_api::vortex::{self, Answer, ErrorCode, MAX_ANSWER, PieceHead};
 use damselfly_core::swarm::PieceFault;
 use damselfly_core::{PieceNumber, PieceSet, TaskId};
@@ -34,6 +35,25 @@ pub struct ClientConfig {
     pub idle_total: usize,
     /// How long an idle connection is kept: shorter than servers keep theirs.
     pub idle_timeout: Duration,
+    /// What is shown to parents that speak TLS.
+    pub membership: Option<Membership>,
+    /// Whether parents that do not are left alone.
+    pub members_only: bool,
+}
+
+/// Where a parent serves pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DataAddr {
+    /// The address.
+    pub at: SocketAddr,
+    /// Whether it speaks TLS there with members of its fleet.
+    pub tls: bool,
+}
+
+impl From<SocketAddr> for DataAddr {
+    fn from(at: SocketAddr) -> Self {
+        Self { at, tls: false }
+    }
 }
 
 impl Default for ClientConfig {
@@ -43,6 +63,8 @@ impl Default for ClientConfig {
             idle_per_host: 8,
             idle_total: 256,
             idle_timeout: Duration::from_secs(30),
+            membership: None,
+            members_only: false,
         }
     }
 }
@@ -83,8 +105,8 @@ impl FetchError {
 /// Leave to fetch one piece now. The parent keeps room for it until it is used, given back or dropped.
 #[derive(Debug)]
 pub struct GivenTurn {
-    addr: SocketAddr,
-    stream: TcpStream,
+    addr: DataAddr,
+    stream: MemberStream,
     least_sent: Vec<PieceNumber>,
 }
 
@@ -115,12 +137,12 @@ pub struct DataClient {
 
 struct Inner {
     pool: Pool,
-    connect_timeout: Duration,
+    config: ClientConfig,
 }
 
 /// A connection's answer so far: its head, and the piece's bytes that came with it.
 struct Begun {
-    stream: TcpStream,
+    stream: MemberStream,
     answer: Answer,
     rest: BytesMut,
 }
@@ -149,7 +171,7 @@ impl DataClient {
     pub fn new(config: &ClientConfig) -> Self {
         let pool = Pool::new(config.idle_per_host, config.idle_total, config.idle_timeout);
         let flow = Limiter::default().flow(Priority::default());
-        Self { inner: Arc::new(Inner { pool, connect_timeout: config.connect_timeout }), flow }
+        Self { inner: Arc::new(Inner { pool, config: config.clone() }), flow }
     }
 
     /// The same connections; what is fetched by this client are bytes of `flow`.
@@ -166,7 +188,7 @@ impl DataClient {
     /// See [`FetchError`]; the writer is then of no more use.
     pub async fn fetch(
         &self,
-        addr: SocketAddr,
+        addr: impl Into<DataAddr>,
         task: &TaskId,
         writer: &mut PieceWriter,
         stall: Duration,
@@ -174,6 +196,7 @@ impl DataClient {
         if writer.written() != 0 {
             return Err(FetchError::Local(io::Error::new(io::ErrorKind::InvalidInput, "the writer is not fresh")));
         }
+        let addr = addr.into();
         let request = vortex::encode_request(fastrand::u8(..), task, writer.piece());
         let begun = self.begin(addr, &request, stall).await?;
         self.take_piece(addr, begun, writer, stall).await
@@ -182,7 +205,7 @@ impl DataClient {
     /// Takes the piece that a connection was asked for.
     async fn take_piece(
         &self,
-        addr: SocketAddr,
+        addr: DataAddr,
         begun: Begun,
         writer: &mut PieceWriter,
         stall: Duration,
@@ -191,7 +214,7 @@ impl DataClient {
         let (clean, result) = match answer {
             Answer::Piece(head) => receive(&mut stream, &head, rest, writer, &self.flow, stall).await,
             Answer::Error { code, text } => {
-                tracing::debug!(%addr, ?code, %text, "a parent refused a piece");
+                tracing::debug!(addr = %addr.at, ?code, %text, "a parent refused a piece");
                 let error = if code == ErrorCode::NotFound { FetchError::Missing } else { FetchError::Gone };
                 (rest.is_empty(), Err(error))
             }
@@ -211,11 +234,12 @@ impl DataClient {
     /// Where the parent has none to give, or something is the matter with it.
     pub async fn ask(
         &self,
-        addr: SocketAddr,
+        addr: impl Into<DataAddr>,
         task: &TaskId,
         wanted: &PieceSet,
         stall: Duration,
     ) -> Result<GivenTurn, TurnError> {
+        let addr = addr.into();
         let request = vortex::encode_ask(fastrand::u8(..), task, wanted);
         let Begun { stream, answer, rest } = self.begin(addr, &request, stall).await?;
         match answer {
@@ -258,7 +282,11 @@ impl DataClient {
     /// Gives a turn back.
     pub async fn pass(&self, mut turn: GivenTurn, task: &TaskId, stall: Duration) {
         let frame = vortex::encode_pass(fastrand::u8(..), task);
-        let passed = timeout(stall, turn.stream.write_all(&frame)).await;
+        let passing = async {
+            turn.stream.write_all(&frame).await?;
+            turn.stream.flush().await
+        };
+        let passed = timeout(stall, passing).await;
         if let Ok(Ok(())) = passed {
             self.inner.pool.put(turn.addr, turn.stream);
         }
@@ -270,8 +298,22 @@ impl DataClient {
         self.inner.pool.len()
     }
 
+    async fn connect(&self, addr: DataAddr) -> io::Result<MemberStream> {
+        let ClientConfig { membership, members_only, .. } = &self.inner.config;
+        let membership = membership.as_ref().filter(|_| addr.tls);
+        if membership.is_none() && *members_only {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it does not speak TLS, which is required"));
+        }
+        let stream = TcpStream::connect(addr.at).await?;
+        stream.set_nodelay(true)?;
+        match membership {
+            Some(membership) => membership.connect(stream).await,
+            None => Ok(MemberStream::Plain(stream)),
+        }
+    }
+
     /// Asks on a kept connection, or on a fresh one where there is none or it turns out to be closed.
-    async fn begin(&self, addr: SocketAddr, request: &[u8], stall: Duration) -> Result<Begun, FetchError> {
+    async fn begin(&self, addr: DataAddr, request: &[u8], stall: Duration) -> Result<Begun, FetchError> {
         if let Some(stream) = self.inner.pool.take(addr) {
             match exchange(stream, request, stall).await {
                 Ok(begun) => return Ok(begun),
@@ -279,9 +321,8 @@ impl DataClient {
                 Err(ExchangeError::Unanswered) => {}
             }
         }
-        let connect = timeout(stall.min(self.inner.connect_timeout), TcpStream::connect(addr));
+        let connect = timeout(stall.min(self.inner.config.connect_timeout), self.connect(addr));
         let stream = connect.await.map_err(|_| FetchError::Stalled)?.map_err(|error| gone(&error))?;
-        stream.set_nodelay(true).map_err(|error| gone(&error))?;
         exchange(stream, request, stall).await.map_err(|error| match error {
             ExchangeError::Unanswered => FetchError::Gone,
             ExchangeError::Failed(error) => error,
@@ -291,7 +332,7 @@ impl DataClient {
 
 /// Takes the piece's bytes. Says whether the connection can be used again, and what came of it.
 async fn receive(
-    stream: &mut TcpStream,
+    stream: &mut MemberStream,
     head: &PieceHead,
     rest: BytesMut,
     writer: &mut PieceWriter,
@@ -319,8 +360,12 @@ fn gone(error: &io::Error) -> FetchError {
 }
 
 /// Sends the request and reads the answer's head.
-async fn exchange(mut stream: TcpStream, request: &[u8], stall: Duration) -> Result<Begun, ExchangeError> {
-    match timeout(stall, stream.write_all(request)).await {
+async fn exchange(mut stream: MemberStream, request: &[u8], stall: Duration) -> Result<Begun, ExchangeError> {
+    let asked = async {
+        stream.write_all(request).await?;
+        stream.flush().await
+    };
+    match timeout(stall, asked).await {
         Err(_) => return Err(FetchError::Stalled.into()),
         Ok(Err(_)) => return Err(ExchangeError::Unanswered),
         Ok(Ok(())) => {}
@@ -347,7 +392,7 @@ async fn exchange(mut stream: TcpStream, request: &[u8], stall: Duration) -> Res
 /// The piece's bytes from the socket into the writer, beginning with those that came with the head. What waits for this
 /// host's own limit is not read: the parent's stall is counted only while we want more of it.
 async fn copy(
-    stream: &mut TcpStream,
+    stream: &mut MemberStream,
     mut buffer: BytesMut,
     writer: &mut PieceWriter,
     flow: &Flow,

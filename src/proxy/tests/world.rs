@@ -123,6 +123,7 @@ fn tasks(http: HttpClient, limiter: Limiter) -> Tasks {
         upload_slots: 1,
         idc: String::new(),
         location: String::new(),
+        tls: false,
     };
     let parts = p2p::Parts {
         host,
