@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use damselfly::limit::Limiter;
 use damselfly::p2p::transport::{DataClient, DataServer, Metrics, ServerConfig};
 use damselfly::storage::{Config, NewTask, Storage, StoredTask};
 use damselfly_core::swarm::Origin;
@@ -144,7 +145,7 @@ impl Parent {
         }
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let server = DataServer::new(storage, ServerConfig::default(), Metrics::default());
+        let server = DataServer::new(storage, ServerConfig::default(), Limiter::default(), Metrics::default());
         tokio::spawn(async move { server.serve(listener, std::future::pending()).await });
         Ok(Self { addr, task })
     }

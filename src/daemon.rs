@@ -8,10 +8,10 @@
 //! SIGHUP ends nothing: it has the configuration read again (`reload`).
 //!
 //! # End
-//! The signal stops the proxy's accepting and tells the scheduler that this host leaves; what clients have in hand may
-//! finish for the grace; then the peers' ports close, storage is flushed, and `addresses.json` and the socket go.
+//! A signal, or a process that takes over: see [`end`].
 
 mod bound;
+mod end;
 mod peering;
 mod proxying;
 mod reload;
@@ -26,64 +26,75 @@ use std::time::Duration;
 use anyhow::Context as _;
 use damselfly_core::Audience;
 use damselfly_runtime::admin::{self, Admin, Readiness};
-use damselfly_runtime::drain::Drained;
-use damselfly_runtime::{AddressesFile, Drain, Signals};
+use damselfly_runtime::{AddressesFile, Drain, Inherited, Signals};
 use prometheus_client::registry::Registry;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use self::bound::Bound;
+use self::end::{Cause, Heritage, Running};
 use crate::config::{Config, Loaded};
+use crate::limit::{self, Limiter};
 use crate::net::HttpClient;
 use crate::p2p::transport::{self, DataServer};
 use crate::proxy::PrivateContent;
-use crate::rpc;
+use crate::rpc::{self, peer::Membership};
 use crate::storage::{Storage, StorageError};
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is told to stop, on the sockets that were passed to it and on its own.
 ///
 /// # Errors
 /// What keeps it from starting: the data directory, a listener, the configuration. Once it runs, nothing does.
-pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
-    let config = loaded.config;
+pub async fn run(loaded: Loaded, passed: Inherited) -> anyhow::Result<()> {
+    let (config, take_over) = (loaded.config, loaded.flags.take_over);
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let mut signals = Signals::catch().context("catching signals")?;
-    if let Some(hangups) = signals.hangups() {
-        tokio::spawn(reload::at_hangup(hangups, loaded.flags, loaded.effective));
-    }
-    let drain = Drain::new();
+    let (clients, peers) = (Drain::new(), Drain::new());
     let mut registry = Registry::default();
+    let limiter = limiter(&config, &mut registry);
+    if let Some(hangups) = signals.hangups() {
+        tokio::spawn(reload::at_hangup(hangups, loaded.flags, loaded.effective, limiter.clone()));
+    }
 
     let shares_private = config.proxy.private_content == PrivateContent::Share;
     let inheritance = Inheritance { keep: config.keep, shares_private };
-    let storage = open_storage(&config, inheritance, &mut registry).await?;
-    let bound = Bound::all(&config, storage.missing().is_some()).await?;
+    let predecessor = if take_over { end::predecessor(&config).await? } else { None };
+    let (predecessor, sockets) = predecessor.map_or((None, passed), |(process, sockets)| (Some(process), sockets));
+    let storage = open_storage(&config, inheritance, predecessor.is_some(), &mut registry).await?;
+    let mut bound = Bound::all(&config, storage.missing().is_some(), sockets).await?;
     let addresses = bound.addresses(&config)?;
+    let heritage = Heritage::of(&mut bound)?;
 
     let http = HttpClient::new(config.client.clone()).context("setting up the HTTP client")?;
-    let (interceptor, intercept) = proxying::interceptor(&config, &storage)?;
 
+    let membership = peering::membership(&config)?;
     let host = peering::host(&config, &addresses);
     tracing::info!(host = %host.id, addresses = %serde_json::to_string(&addresses)?, "listening");
-    let scheduler = peering::scheduler(&config, drain.watch(), &mut registry)?;
-    let tasks = peering::tasks(&config, &host, &storage, &http, &scheduler, &mut registry);
-    let proxy = proxying::proxy(&config, &http, &tasks, (interceptor, intercept), drain.watch(), &mut registry);
+    let scheduler = peering::scheduler(&config, &membership, peers.watch(), &mut registry)?;
+    let tasks = peering::tasks(&config, (&host, &membership), &storage, &http, &scheduler, &limiter, &mut registry);
+    let looks_inside = proxying::interceptor(&config, &storage)?;
+    let proxy = proxying::proxy(&config, &http, &tasks, looks_inside, &limiter, clients.watch(), &mut registry);
 
-    let (peers_end, peers_ended) = oneshot::channel::<()>();
+    let (data_port, peers_ended) = oneshot::channel::<()>();
+    let (shares, shared) = watch::channel(predecessor.is_none());
+    let begins = || end::begins(shared.clone(), peers.watch());
     // A host that shares nothing serves an empty store.
-    let shared = if config.share { storage.clone() } else { Storage::in_memory(0) };
-    let data = data_server(&shared, &mut registry);
-    let data = tokio::spawn(async move { data.serve(bound.data, ended(peers_ended)).await });
-    let peer = peering::peer_server(&config, &host, &shared, &tasks, &addresses, drain.watch(), &mut registry);
-    let peers = tokio::spawn(peering::serve(peer, bound.peer));
-    tokio::spawn(peering::announcer(&config, &host, &tasks, &scheduler).run(drain.watch()));
+    let given = if config.share { storage.clone() } else { Storage::in_memory(0) };
+    let data = data_server(&config, &given, &membership, limiter, &mut registry);
+    let data = spawn_once(begins(), async move { data.serve(bound.data, ended(peers_ended)).await });
+    let peer =
+        peering::peer_server(&config, &membership, (&host, &addresses), &given, &tasks, peers.watch(), &mut registry);
+    let peer = spawn_once(begins(), peering::serve(peer, bound.peer));
+    spawn_once(begins(), peering::announcer(&config, &membership, &host, &tasks, &scheduler).run(peers.watch()));
     let upkeep = tokio::spawn(upkeep::sweep(storage.clone(), config.gc_interval));
     let scrub = tokio::spawn(upkeep::scrub(storage.clone(), config.scrub_rate));
     tokio::spawn(upkeep::give_back_memory());
 
-    let readiness = Readiness::new(drain.watch());
+    let readiness = Readiness::new(clients.watch());
     let look_after = tokio::spawn(upkeep::look_after(storage.clone(), inheritance, readiness.clone()));
     let routes = Admin::new(registry, readiness.clone(), serde_json::to_value(&addresses)?).router();
-    let routes = routes.merge(rpc::admin::router(storage.clone(), Arc::new(move || tasks.in_flight())));
+    let counted = tasks.clone();
+    let routes = routes.merge(rpc::admin::router(storage.clone(), Arc::new(move || counted.in_flight())));
     let (admin_end, admin_ended) = oneshot::channel::<()>();
     let admin = tokio::spawn(admin::serve(bound.admin, routes, ended(admin_ended)));
 
@@ -99,10 +110,12 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     tokio::spawn(proxy.clone().serve(bound.proxy));
     if let Some(socket) = bound.socket {
         let (listener, path) = (socket.listener, socket.path);
-        let proxy = proxy.clone();
+        let (proxy, drain) = (proxy.clone(), clients.watch());
         tokio::spawn(async move {
             proxy.serve_unix(listener).await;
-            drop(path);
+            if drain.is_handed_over() {
+                path.leave();
+            }
         });
     }
     let file = match AddressesFile::write(&config.data_dir, &addresses) {
@@ -115,32 +128,62 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     };
     readiness.set_ready();
     welcome::print(&addresses, &config);
-
-    let signal = signals.first().await;
-    tracing::info!(signal, grace = ?config.grace, "draining");
-    if let Drained::GraceOver { left } = drain.wait(config.grace).await {
-        tracing::warn!(left, "the grace is over: what is left is cut off");
+    if let Some(predecessor) = predecessor {
+        tokio::spawn(end::succeed(predecessor, storage.clone(), inheritance, shares));
     }
-    upkeep.abort();
-    scrub.abort();
-    look_after.abort();
-    drop(peers_end);
-    let _ = tokio::time::timeout(config.grace, async { tokio::join!(data, peers) }).await;
-    storage.flush().await;
+
+    let cause = heritage.wait(signals).await;
+    let file = match (&cause, file) {
+        // The successor has written its own.
+        (Cause::Succeeded(_), Some(file)) => {
+            file.leave();
+            None
+        }
+        (_, file) => file,
+    };
+    [upkeep, scrub, look_after].iter().for_each(|task| task.abort());
+    let running = Running { clients, peers, tasks, storage, data_port, admin: admin_end };
+    running.end(cause, config.grace).await;
+    tokio::join!(end::finish(data, config.grace), end::finish(peer, config.grace), end::finish(admin, Duration::ZERO));
     drop(file);
-    drop(admin_end);
-    let _ = tokio::time::timeout(ADMIN_END, admin).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// How long the admin HTTP's last answers may take.
-const ADMIN_END: Duration = Duration::from_secs(1);
+/// Runs a task once it may begin, if it ever does.
+fn spawn_once(
+    begins: impl Future<Output = bool> + Send + 'static,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if begins.await {
+            task.await;
+        }
+    })
+}
 
-fn data_server(storage: &Storage, registry: &mut Registry) -> DataServer {
+/// How fast bytes may move.
+fn limiter(config: &Config, registry: &mut Registry) -> Limiter {
+    let metrics = limit::Metrics::default();
+    metrics.register(registry);
+    Limiter::new(&config.limits, &metrics)
+}
+
+fn data_server(
+    config: &Config,
+    storage: &Storage,
+    membership: &Option<Membership>,
+    limiter: Limiter,
+    registry: &mut Registry,
+) -> DataServer {
     let metrics = transport::Metrics::default();
     metrics.register(registry);
-    DataServer::new(storage.clone(), transport::ServerConfig::default(), metrics)
+    let config = transport::ServerConfig {
+        membership: membership.clone(),
+        members_only: config.members_only,
+        ..transport::ServerConfig::default()
+    };
+    DataServer::new(storage.clone(), config, limiter, metrics)
 }
 
 /// Resolves when the other half is dropped.
@@ -169,7 +212,20 @@ impl Inheritance {
 }
 
 /// Opens the store. A directory that cannot be used is no reason not to start: this host is a proxy without a store then.
-async fn open_storage(config: &Config, inheritance: Inheritance, registry: &mut Registry) -> anyhow::Result<Storage> {
+/// So it begins where another process has the directory, and is about to leave it to this one.
+async fn open_storage(
+    config: &Config,
+    inheritance: Inheritance,
+    taking_over: bool,
+    registry: &mut Registry,
+) -> anyhow::Result<Storage> {
+    if taking_over {
+        let settings = config.storage.clone();
+        let in_use = StorageError::InUse(settings.dir.clone());
+        let storage = Storage::without(settings, &in_use);
+        storage.metrics().register(registry);
+        return Ok(storage);
+    }
     let dir = config.data_dir.clone();
     let settings = config.storage.clone();
     let opened = tokio::task::spawn_blocking(move || {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod limit;
 pub mod mitm;
 pub mod net;
 pub mod p2p;

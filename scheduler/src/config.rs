@@ -209,6 +209,9 @@ impl Config {
         if let Err((key, why)) = self.security.token() {
             return wrong(key, why);
         }
+        if let Err((key, why)) = self.security.member_files() {
+            return wrong(key, why);
+        }
         if let Err(error) = telemetry::check_filter(&self.log.level) {
             return wrong("log.level", error.to_string());
         }
@@ -237,7 +240,7 @@ impl Config {
     /// What the driver is made of.
     pub fn driver(&self) -> driver::Config {
         let core = damselfly_scheduler_core::Config {
-            members_only: self.security != Security::default(),
+            members_only: self.security.demands(),
             max_parents: self.scheduling.max_parents,
             lease_time: self.scheduling.lease_time,
             seed_time: self.scheduling.seed_time,

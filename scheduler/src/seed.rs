@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use damselfly_api::convert::{MAX_MESSAGE, SeedWish, seed_wish_to_wire};
 use damselfly_api::dfdaemon::dfdaemon_upload_client::DfdaemonUploadClient;
+use damselfly_api::member::{Membership, channel};
 pub use damselfly_api::token::ShowToken;
 use tonic::transport::Endpoint;
 
@@ -27,31 +28,42 @@ const LONGEST: Duration = Duration::from_secs(6 * 3600);
 pub struct GrpcSeeds {
     /// The fleet's token, shown with every call.
     pub token: ShowToken,
+    /// What is shown to seeds that speak TLS with members.
+    pub membership: Option<Membership>,
+    /// Whether seeds that do not are left alone.
+    pub members_only: bool,
 }
 
 impl SeedTrigger for GrpcSeeds {
     fn trigger(&self, request: SeedRequest) -> Triggered {
-        let token = self.token.clone();
+        let this = self.clone();
         Box::pin(async move {
-            tokio::time::timeout(LONGEST, follow(request, token)).await.unwrap_or(Ok(())).map_err(TriggerError)
+            tokio::time::timeout(LONGEST, this.follow(request)).await.unwrap_or(Ok(())).map_err(TriggerError)
         })
     }
 }
 
-async fn follow(request: SeedRequest, token: ShowToken) -> Result<(), String> {
-    let addr = SocketAddr::new(request.host.ip, request.host.rpc_port);
-    let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|error| error.to_string())?;
-    let endpoint = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|error| format!("{addr} cannot be reached: {error}"))?;
-    let mut client = DfdaemonUploadClient::with_interceptor(channel, token).max_decoding_message_size(MAX_MESSAGE);
-    let wish = seed_wish_to_wire(&SeedWish { origin: request.origin, geometry: None });
-    let accepted = tokio::time::timeout(HEADERS_TIMEOUT, client.download_task(wish)).await;
-    let accepted = accepted.map_err(|_| format!("{addr} does not answer"))?;
-    let mut progress = accepted.map_err(|status| status.message().to_owned())?.into_inner();
-    while progress.message().await.map_err(|status| status.message().to_owned())?.is_some() {}
-    Ok(())
+impl GrpcSeeds {
+    async fn follow(self, request: SeedRequest) -> Result<(), String> {
+        let Self { token, membership, members_only } = self;
+        let membership = membership.filter(|_| request.host.tls);
+        if members_only && membership.is_none() {
+            return Err("it does not speak TLS as a member of this fleet, which security.requireTLS demands".into());
+        }
+        let addr = SocketAddr::new(request.host.ip, request.host.rpc_port);
+        let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|error| error.to_string())?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let channel = channel(&endpoint, membership.as_ref());
+        let mut client = DfdaemonUploadClient::with_interceptor(channel, token).max_decoding_message_size(MAX_MESSAGE);
+        let wish = seed_wish_to_wire(&SeedWish { origin: request.origin, geometry: None });
+        let accepted = tokio::time::timeout(HEADERS_TIMEOUT, client.download_task(wish)).await;
+        let accepted = accepted.map_err(|_| format!("{addr} does not answer"))?;
+        let mut progress = accepted.map_err(|status| status.message().to_owned())?.into_inner();
+        while progress.message().await.map_err(|status| status.message().to_owned())?.is_some() {}
+        Ok(())
+    }
 }

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use damselfly_runtime::admin::{self, Admin, Readiness};
-use damselfly_runtime::{AddressesFile, Drain, Secret, Signals, listen};
+use damselfly_runtime::{AddressesFile, Drain, MemberFiles, Secret, Signals, UsageError, listen};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
@@ -19,7 +18,7 @@ use tonic::transport::Server;
 use crate::config::Config;
 use crate::driver::{Handle, SinceStart};
 use crate::seed::{GrpcSeeds, ShowToken};
-use crate::service::DemandToken;
+use crate::service::{DemandMember, DemandToken, Membership, incoming};
 use crate::{http, service};
 
 /// How often a silent connection is tested, and how long the test may take: so long may a peer be dead unnoticed.
@@ -48,11 +47,15 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     let token = config.token()?;
     let token = token.as_ref().map(Secret::reveal);
-    if token.is_none() {
-        tracing::warn!("security.token is not set: every host that can reach the gRPC port can join this fleet");
+    let members_only = config.security.require_tls;
+    if token.is_none() && !members_only {
+        tracing::warn!(
+            "neither security.token nor security.requireTLS is set: every host that can reach the gRPC port can join this fleet"
+        );
     }
     let demand = DemandToken::new(token);
-    let seeds = GrpcSeeds { token: ShowToken::new(token) };
+    let membership = membership(&config)?;
+    let seeds = GrpcSeeds { token: ShowToken::new(token), membership: membership.clone(), members_only };
     let handle = Handle::spawn(config.driver(), SinceStart::new(), seeds);
     let readiness = Readiness::new(drain.watch());
     let mut registry = Registry::default();
@@ -62,7 +65,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     let end = CancellationToken::new();
     let web = tokio::spawn(admin::serve(web, router, end.clone().cancelled_owned()));
-    let grpc = tokio::spawn(serve_grpc(grpc, handle, demand, &drain).await);
+    let grpc = tokio::spawn(serve_grpc(grpc, handle, (membership, DemandMember(members_only), demand), &drain).await);
     let file = config.data_dir.as_deref().map(|dir| AddressesFile::write(dir, &addresses)).transpose();
     let file = file.context("writing addresses.json")?;
     readiness.set_ready();
@@ -87,10 +90,18 @@ fn prepare(dir: &Path) -> anyhow::Result<()> {
     AddressesFile::remove_stale(dir).with_context(|| format!("dataDir {name}"))
 }
 
+/// What the scheduler shows to the members of its fleet.
+fn membership(config: &Config) -> anyhow::Result<Option<Membership>> {
+    let files = config.security.member_files().map_err(|(key, why)| UsageError::new(format!("{key}: {why}")))?;
+    let Some(MemberFiles { ca_cert, cert, key }) = files else { return Ok(None) };
+    let loaded = Membership::load(ca_cert, cert, key);
+    Ok(Some(loaded.map_err(|error| UsageError::new(format!("security.caCert, cert and key: {error}")))?))
+}
+
 async fn serve_grpc(
     listener: TcpListener,
     handle: Handle,
-    token: DemandToken,
+    (membership, demand, token): (Option<Membership>, DemandMember, DemandToken),
     drain: &Drain,
 ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
     let routes = service::routes(handle, drain.watch()).await;
@@ -99,8 +110,8 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(MAX_STREAMS)
-        .tcp_nodelay(true)
+        .layer(InterceptorLayer::new(demand))
         .layer(InterceptorLayer::new(token))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { watch.draining().await })
+        .serve_with_incoming_shutdown(Box::pin(incoming(listener, membership)), async move { watch.draining().await })
 }

@@ -118,6 +118,7 @@ fn host(name: &str, seed: bool, rpc_port: u16) -> HostInfo {
         upload_slots: 4,
         idc: String::new(),
         location: String::new(),
+        tls: false,
     }
 }
 

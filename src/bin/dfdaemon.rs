@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use damselfly::config::{self, Args, Command};
 use damselfly::daemon;
-use damselfly_runtime::{exit, limits, telemetry};
+use damselfly_runtime::{Inherited, exit, limits, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
 }
 
 fn start(args: &Args) -> anyhow::Result<()> {
+    let passed = Inherited::from_environment().context("the sockets in LISTEN_FDS")?;
     let loaded = config::load(&args.flags)?;
     if let Some(Command::Config) = args.command {
         print!("{}", loaded.effective.to_yaml()?);
@@ -33,5 +34,5 @@ fn start(args: &Args) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(daemon::run(loaded))
+    runtime.block_on(daemon::run(loaded, passed))
 }

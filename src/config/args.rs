@@ -65,6 +65,11 @@ pub struct Flags {
     /// Be a seed peer: asked first to fetch from the source
     #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_SEED", value_parser = clap::builder::FalseyValueParser::new())]
     pub seed: bool,
+
+    /// Take over from the daemon that runs on this data directory, if there is one: serve in its place at once, and let it
+    /// finish what it has in hand
+    #[arg(long, global = true, hide_env_values = true, env = "DFDAEMON_TAKE_OVER", value_parser = clap::builder::FalseyValueParser::new())]
+    pub take_over: bool,
 }
 
 impl Flags {

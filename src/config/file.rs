@@ -125,6 +125,10 @@ section! {
         transparent: Transparent = Transparent::default(),
         /// `proxy.egress`.
         egress: Egress = Egress::default(),
+        /// `proxy.passThroughBandwidthLimit`.
+        pass_through_bandwidth_limit: Size = Size(0),
+        /// `proxy.passThroughBandwidthLimitPerRequest`.
+        pass_through_bandwidth_limit_per_request: Size = Size(0),
         /// `proxy.tunnelTimeout`.
         tunnel_timeout: Option<Span> = None,
         /// `proxy.p2p`.
@@ -283,6 +287,14 @@ section! {
     Download {
         /// `download.server`.
         server: DownloadServer = DownloadServer::default(),
+        /// `download.bandwidthLimit`.
+        bandwidth_limit: Size = Size(0),
+        /// `download.bandwidthLimitPerTask`.
+        bandwidth_limit_per_task: Size = Size(0),
+        /// `download.backToSourceBandwidthLimit`.
+        back_to_source_bandwidth_limit: Size = Size(0),
+        /// `download.backToSourceBandwidthLimitPerTask`.
+        back_to_source_bandwidth_limit_per_task: Size = Size(0),
         /// `download.concurrentPieceCount`.
         concurrent_piece_count: u32 = download::Config::default().concurrent_pieces,
         /// `download.pieceTimeout`.
@@ -305,6 +317,10 @@ section! {
     Upload {
         /// `upload.server`.
         server: UploadServer = UploadServer::default(),
+        /// `upload.bandwidthLimit`.
+        bandwidth_limit: Size = Size(0),
+        /// `upload.bandwidthLimitPerTask`.
+        bandwidth_limit_per_task: Size = Size(0),
         /// `upload.disableShared`.
         disable_shared: bool = false,
     }
@@ -317,6 +333,9 @@ section! {
         ip: Option<IpAddr> = None,
         /// `upload.server.port`.
         port: u16 = 4000,
+        /// `upload.server.requireTLS`.
+        #[serde(rename = "requireTLS")]
+        require_tls: bool = false,
     }
 }
 
@@ -400,6 +419,18 @@ section! {
 }
 
 impl File {
+    /// Takes the limits of bandwidth over from another file.
+    pub fn take_limits(&mut self, from: &Self) {
+        self.download.bandwidth_limit = from.download.bandwidth_limit;
+        self.download.bandwidth_limit_per_task = from.download.bandwidth_limit_per_task;
+        self.download.back_to_source_bandwidth_limit = from.download.back_to_source_bandwidth_limit;
+        self.download.back_to_source_bandwidth_limit_per_task = from.download.back_to_source_bandwidth_limit_per_task;
+        self.upload.bandwidth_limit = from.upload.bandwidth_limit;
+        self.upload.bandwidth_limit_per_task = from.upload.bandwidth_limit_per_task;
+        self.proxy.pass_through_bandwidth_limit = from.proxy.pass_through_bandwidth_limit;
+        self.proxy.pass_through_bandwidth_limit_per_request = from.proxy.pass_through_bandwidth_limit_per_request;
+    }
+
     /// As YAML, without secrets.
     pub fn to_yaml(&self) -> Result<String, serde_saphyr::SerializeError> {
         serde_saphyr::to_string(self)

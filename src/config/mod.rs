@@ -55,9 +55,14 @@ pub fn load(flags: &Flags) -> Result<Loaded, UsageError> {
     let mut warnings = Vec::new();
     let mut file = match &path {
         Some(path) => {
-            let read = config::load_tolerant(path, &foreign::tolerated())?;
+            let read = config::load_tolerant::<File>(path, &foreign::tolerated())?;
             warnings.extend(judge_foreign(path, &read.ignored)?);
-            read.value
+            let mut file = read.value;
+            // Dragonfly's client writes it with `false`, beside certificates that it does not use; anything else was refused.
+            if read.ignored.iter().any(|key| key == "security.enable") {
+                file.security.forget_certificates();
+            }
+            file
         }
         None => File::default(),
     };

@@ -84,9 +84,14 @@ fn mistakes_name_the_file_the_key_and_the_reason() {
         ("proxy:\n  server:\n    caKey: /k\n", "a.yaml: proxy.server: caCert and caKey"),
         ("proxy:\n  server:\n    basicAuth: {username: a}\n", "a.yaml: proxy.server.basicAuth.password: "),
         ("download:\n  stallTimeout: 0s\n", "a.yaml: download.stallTimeout: "),
+        ("download:\n  bandwidthLimit: 1KiB\n", "a.yaml: download.bandwidthLimit: 1024 is less than the 16384 bytes"),
+        ("upload:\n  bandwidthLimitPerTask: 1\n", "a.yaml: upload.bandwidthLimitPerTask: 1 is less than"),
+        ("proxy:\n  passThroughBandwidthLimit: fast\n", "a.yaml: proxy.passThroughBandwidthLimit: "),
         ("upload:\n  server:\n    cert: /x\n", "a.yaml: upload.server.cert: not supported"),
         ("security:\n  enable: true\n", "a.yaml: security.enable: not supported"),
-        ("security:\n  cert: /x\n", "a.yaml: security.cert: not supported"),
+        ("security:\n  cert: /x\n", "a.yaml: security.caCert: has no value"),
+        ("upload:\n  server:\n    requireTLS: true\n", "a.yaml: upload.server.requireTLS: needs security.caCert"),
+        ("security:\n  requireTLS: true\n", "a.yaml: security.requireTLS: needs security.caCert"),
         ("security:\n  token: x\n", "a.yaml: security.token: must be 16 or more"),
         ("security:\n  tokenFile: /nowhere\n", "a.yaml: security.tokenFile: /nowhere cannot be read"),
     ] {
@@ -124,6 +129,7 @@ fn a_file_of_dragonflys_client_1_5_10_is_read() {
                 proxy:\n  server:\n    port: 4001\n    requestRateLimit: 4000\n  rules:\n    - regex: blobs/sha256.*\n      schedulingPolicy: always\n\
                 security:\n  enable: false\n  caCert: /etc/x\n";
     let loaded = load_text(text).unwrap();
+    assert!(loaded.config.member.is_none());
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     for key in [
         "download.backToSourceConcurrentPieceCount",
@@ -136,6 +142,19 @@ fn a_file_of_dragonflys_client_1_5_10_is_read() {
     ] {
         assert!(loaded.warnings[0].contains(key), "{key}: {:?}", loaded.warnings);
     }
+}
+
+#[test]
+fn limits_of_bandwidth_are_read_as_dragonfly_writes_them() {
+    let text = "download:\n  bandwidthLimit: 10GB\n  backToSourceBandwidthLimit: 50MiB\n  bandwidthLimitPerTask: 0\n\
+                upload:\n  bandwidthLimit: 1 GiB\nproxy:\n  passThroughBandwidthLimitPerRequest: 2MB\n";
+    let loaded = load_text(text).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let limits = loaded.config.limits;
+    let shown = [limits.download, limits.back_to_source, limits.upload, limits.pass_through]
+        .map(|limit| (limit.total.map_or(0, u64::from), limit.per_flow.map_or(0, u64::from)));
+    assert_eq!(shown, [(10_000_000_000, 0), (50 << 20, 0), (1 << 30, 0), (0, 2_000_000)]);
+    assert_eq!(load_text("").unwrap().config.limits, crate::limit::Limits::default());
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! How clients' traffic is carried on: which destinations are open, and how origins and registries are reached.
+//! How traffic is carried on: which destinations are open, how origins and registries are reached, and how fast bytes may
+//! move.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,8 @@ use super::Place;
 use super::file::{File, Upstream};
 use super::proxying::mirror_upstream;
 use super::typed::positive;
+use super::units::Size;
+use crate::limit::{Limit, Limits};
 use crate::net;
 
 /// A PEM file is not larger than this.
@@ -55,6 +58,36 @@ fn egress(file: &File, place: Place<'_>) -> Result<net::Egress, UsageError> {
         direct.push(net::Direct::parse(text).ok_or_else(|| place.error(&key, format!("{text:?} names no host")))?);
     }
     Ok(net::Egress { http: Some(proxy.clone()), other: Some(proxy), direct })
+}
+
+/// How fast bytes may move.
+pub(super) fn limits(file: &File, place: Place<'_>) -> Result<Limits, UsageError> {
+    let rate = |size: Size, key: &str| Limit::rate(size.0).map_err(|why| place.error(key, why));
+    let (download, upload, proxy) = (&file.download, &file.upload, &file.proxy);
+    Ok(Limits {
+        download: Limit {
+            total: rate(download.bandwidth_limit, "download.bandwidthLimit")?,
+            per_flow: rate(download.bandwidth_limit_per_task, "download.bandwidthLimitPerTask")?,
+        },
+        back_to_source: Limit {
+            total: rate(download.back_to_source_bandwidth_limit, "download.backToSourceBandwidthLimit")?,
+            per_flow: rate(
+                download.back_to_source_bandwidth_limit_per_task,
+                "download.backToSourceBandwidthLimitPerTask",
+            )?,
+        },
+        upload: Limit {
+            total: rate(upload.bandwidth_limit, "upload.bandwidthLimit")?,
+            per_flow: rate(upload.bandwidth_limit_per_task, "upload.bandwidthLimitPerTask")?,
+        },
+        pass_through: Limit {
+            total: rate(proxy.pass_through_bandwidth_limit, "proxy.passThroughBandwidthLimit")?,
+            per_flow: rate(
+                proxy.pass_through_bandwidth_limit_per_request,
+                "proxy.passThroughBandwidthLimitPerRequest",
+            )?,
+        },
+    })
 }
 
 /// A list of hosts and networks.

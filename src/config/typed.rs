@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use damselfly_runtime::{Secret, UsageError, telemetry};
+use damselfly_runtime::{MemberFiles, Secret, UsageError, telemetry};
 
 use super::file::File;
 use super::proxying::{self, CaFiles, MirrorPort};
 use super::{Place, traffic};
+use crate::limit::Limits;
 use crate::registry::Mirror;
 use crate::scheduler_client::Discovery;
 use crate::{net, p2p, proxy, storage};
@@ -58,8 +59,14 @@ pub struct Config {
     pub intercept: Vec<net::Pattern>,
     /// The operator's own CA; without it one is made in the data directory.
     pub ca: Option<CaFiles>,
+    /// How fast bytes may move.
+    pub limits: Limits,
     /// What this fleet's members show each other.
     pub token: Option<Secret>,
+    /// This host's certificate as a member of its fleet.
+    pub member: Option<MemberFiles>,
+    /// Whether only members are heard.
+    pub members_only: bool,
 }
 
 /// Who this host is to others.
@@ -132,6 +139,11 @@ impl Config {
     ) -> Result<Self, UsageError> {
         let missing = |key| place.error(key, "has no value");
         let data_dir = file.data_dir.clone().ok_or_else(|| missing("dataDir"))?;
+        let member = file.security.member_files().map_err(|(key, why)| place.error(key, why))?;
+        if file.upload.server.require_tls && member.is_none() {
+            let why = "needs security.caCert, security.cert and security.key";
+            return Err(place.error("upload.server.requireTLS", why));
+        }
         Ok(Self {
             host: host(file, looked_for, place)?,
             log: log(file, place)?,
@@ -150,7 +162,10 @@ impl Config {
             mirror_ports: proxying::mirror_ports(file, place)?,
             intercept: proxying::intercept(file, place, warnings)?,
             ca: proxying::ca(file, place)?,
+            limits: traffic::limits(file, place)?,
             token: file.security.token().map_err(|(key, why)| place.error(key, why))?,
+            member,
+            members_only: file.security.require_tls || file.upload.server.require_tls,
             data_dir,
         })
     }

@@ -2,16 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use damselfly_runtime::Inherited;
 use damselfly_runtime::listen::{self, UnixSocket};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Config;
 
 /// The Unix socket is for the daemon's user and group.
 const SOCKET_MODE: u32 = 0o660;
+
+/// Where a successor asks for all of them, in the data directory; for the daemon's user alone.
+pub(super) const TAKEOVER: &str = "takeover.sock";
+const TAKEOVER_MODE: u32 = 0o600;
 
 /// Everything that listens.
 pub(super) struct Bound {
@@ -24,6 +30,8 @@ pub(super) struct Bound {
     pub(super) data: TcpListener,
     /// `None` where there is no place for it.
     pub(super) socket: Option<UnixSocket>,
+    /// Likewise.
+    pub(super) takeover: Option<UnixSocket>,
 }
 
 /// What `addresses.json` and `/addresses` say.
@@ -42,21 +50,33 @@ pub(super) struct Addresses {
     pub(super) socket: Option<PathBuf>,
 }
 
-async fn unix(path: &Path) -> anyhow::Result<UnixSocket> {
+/// An inherited socket, or one of our own. `name` is what a socket unit may call it.
+fn tcp(inherited: &mut Inherited, name: &str, at: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    Ok(match inherited.tcp(name, at)? {
+        Some(listener) => TcpListener::from_std(listener)?,
+        None => listen::tcp(at, setting)?,
+    })
+}
+
+async fn unix(inherited: &mut Inherited, path: &Path, mode: u32, setting: &str) -> anyhow::Result<UnixSocket> {
+    if let Some(listener) = inherited.unix(path)? {
+        return Ok(listen::inherited_unix(UnixListener::from_std(listener)?, path, inherited.are_kept())?);
+    }
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    Ok(listen::unix(path, SOCKET_MODE, "download.server.socketPath").await?)
+    Ok(listen::unix(path, mode, setting).await?)
 }
 
 impl Bound {
-    /// Listens everywhere, or says where it cannot and which key changes that.
+    /// Listens everywhere, on the sockets that were inherited where there are any, or says where it cannot and which key
+    /// changes that.
     ///
     /// `no_store` says that the data directory may be unusable: then the socket for tools, which is there as a rule, may be
     /// missing.
-    pub(super) async fn all(config: &Config, no_store: bool) -> anyhow::Result<Self> {
-        let at = &config.listen;
-        let socket = match unix(&at.socket).await {
+    pub(super) async fn all(config: &Config, no_store: bool, mut inherited: Inherited) -> anyhow::Result<Self> {
+        let (at, from) = (&config.listen, &mut inherited);
+        let socket = match unix(from, &at.socket, SOCKET_MODE, "download.server.socketPath").await {
             Ok(socket) => Some(socket),
             Err(error) if no_store => {
                 tracing::warn!(%error, "there is no socket for tools on this host");
@@ -64,22 +84,46 @@ impl Bound {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self {
+        let takeover = unix(from, &config.data_dir.join(TAKEOVER), TAKEOVER_MODE, "dataDir").await;
+        let takeover = takeover.inspect_err(|error| tracing::warn!(%error, "no process can take over from this one"));
+        let bound = Self {
             mirrors: config
                 .mirror_ports
                 .iter()
-                .map(|mirror| listen::tcp(mirror.at, "proxy.server.ip and proxy.mirrors[].port"))
+                .map(|mirror| tcp(from, "mirror", mirror.at, "proxy.server.ip and proxy.mirrors[].port"))
                 .collect::<Result<_, _>>()?,
-            proxy: listen::tcp(at.proxy, "proxy.server.ip and proxy.server.port, or --proxy-addr")?,
+            proxy: tcp(from, "proxy", at.proxy, "proxy.server.ip and proxy.server.port, or --proxy-addr")?,
             transparent: at
                 .transparent
-                .map(|at| listen::tcp(at, "proxy.transparent.ip and proxy.transparent.port"))
+                .map(|at| tcp(from, "transparent", at, "proxy.transparent.ip and proxy.transparent.port"))
                 .transpose()?,
-            admin: listen::tcp(at.admin, "health.server.ip and health.server.port")?,
-            peer: listen::tcp(at.peer, "upload.server.ip and upload.server.port")?,
-            data: listen::tcp(at.data, "storage.server.ip and storage.server.tcpPort")?,
+            admin: tcp(from, "admin", at.admin, "health.server.ip and health.server.port")?,
+            peer: tcp(from, "peer", at.peer, "upload.server.ip and upload.server.port")?,
+            data: tcp(from, "data", at.data, "storage.server.ip and storage.server.tcpPort")?,
             socket,
-        })
+            takeover: takeover.ok(),
+        };
+        for socket in inherited.left() {
+            tracing::warn!(
+                socket,
+                "an inherited socket has the address of no configured listener: nobody answers there"
+            );
+        }
+        Ok(bound)
+    }
+
+    /// All of them, with the names under which a successor finds them.
+    pub(super) fn sockets(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        let one = [
+            ("proxy", self.proxy.as_fd()),
+            ("admin", self.admin.as_fd()),
+            ("peer", self.peer.as_fd()),
+            ("data", self.data.as_fd()),
+        ];
+        let mirrors = self.mirrors.iter().map(|mirror| ("mirror", mirror.as_fd()));
+        let transparent = self.transparent.iter().map(|listener| ("transparent", listener.as_fd()));
+        let unix = self.socket.iter().chain(&self.takeover).map(|socket| ("unix", socket.listener.as_fd()));
+        one.into_iter().chain(mirrors).chain(transparent).chain(unix).collect()
     }
 
     /// Where everything listens, with the ports that the system chose.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use damselfly_core::swarm::{Holding, HostInfo};
 use damselfly_core::{HostId, TaskId};
-use damselfly_runtime::{Secret, UsageError, Watch};
+use damselfly_runtime::{MemberFiles, Secret, UsageError, Watch};
 use damselfly_scheduler::{Handle, NoSeeds, SinceStart};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -15,10 +15,12 @@ use tokio::sync::watch;
 use super::bound::Addresses;
 use crate::backend::Backend;
 use crate::config::{self, Config, Scheduler};
+use crate::limit::Limiter;
 use crate::net::HttpClient;
 use crate::p2p::piece_sync::{self, PieceSync};
+use crate::p2p::transport::{self, DataClient};
 use crate::p2p::{self, Parts, Tasks};
-use crate::rpc::peer::{self, DemandToken, PeerServer};
+use crate::rpc::peer::{self, DemandToken, Membership, PeerServer};
 use crate::rpc::seeder::Seeder;
 use crate::scheduler_client::{self, Announcer, Embedded, GrpcSchedulers, Inventory, SchedulerClient, ShowToken};
 use crate::storage::Storage;
@@ -42,12 +44,21 @@ pub(super) fn host(config: &Config, addresses: &Addresses) -> HostInfo {
         upload_slots: if config.share { UPLOAD_SLOTS } else { 0 },
         idc: host.idc.clone(),
         location: host.location.clone(),
+        tls: config.member.is_some(),
     }
+}
+
+/// What this host shows to the members of its fleet.
+pub(super) fn membership(config: &Config) -> anyhow::Result<Option<Membership>> {
+    let Some(MemberFiles { ca_cert, cert, key }) = config.member.clone() else { return Ok(None) };
+    let loaded = Membership::load(ca_cert, cert, key);
+    Ok(Some(loaded.map_err(|error| UsageError::new(format!("security.caCert, cert and key: {error}")))?))
 }
 
 /// The scheduler that this host asks: its own, or those that are configured.
 pub(super) fn scheduler(
     config: &Config,
+    membership: &Option<Membership>,
     drain: Watch,
     registry: &mut Registry,
 ) -> anyhow::Result<Arc<dyn SchedulerClient>> {
@@ -60,15 +71,19 @@ pub(super) fn scheduler(
     };
     let metrics = scheduler_client::Metrics::default();
     metrics.register(registry);
-    let schedulers = GrpcSchedulers::new(&discovery.fixed(), speaking(config), metrics);
+    let schedulers = GrpcSchedulers::new(&discovery.fixed(), speaking(config, membership), metrics);
     let schedulers = schedulers.map_err(|error| UsageError::new(format!("scheduler.addrs: {error}")))?;
     tokio::spawn(discovery.clone().run(schedulers.clone(), drain));
     Ok(Arc::new(schedulers))
 }
 
 /// How this host speaks with schedulers.
-fn speaking(config: &Config) -> scheduler_client::Config {
-    let mut settings = scheduler_client::Config { token: shown(config), ..scheduler_client::Config::default() };
+fn speaking(config: &Config, membership: &Option<Membership>) -> scheduler_client::Config {
+    let mut settings = scheduler_client::Config {
+        token: shown(config),
+        membership: membership.clone(),
+        ..scheduler_client::Config::default()
+    };
     if let Scheduler::Remote { announce_interval, .. } = config.scheduler {
         settings.announce_interval = announce_interval;
     }
@@ -82,10 +97,11 @@ fn shown(config: &Config) -> ShowToken {
 /// The tasks of this host.
 pub(super) fn tasks(
     config: &Config,
-    host: &HostInfo,
+    (host, membership): (&HostInfo, &Option<Membership>),
     storage: &Storage,
     http: &HttpClient,
     scheduler: &Arc<dyn SchedulerClient>,
+    limiter: &Limiter,
     registry: &mut Registry,
 ) -> Tasks {
     let metrics = p2p::Metrics::default();
@@ -95,8 +111,18 @@ pub(super) fn tasks(
         storage: storage.clone(),
         backend: Backend::new(http.clone()),
         scheduler: Arc::clone(scheduler),
-        pieces: PieceSync::new(piece_sync::Config { token: shown(config), ..piece_sync::Config::default() }),
-        data: p2p::transport::DataClient::default(),
+        pieces: PieceSync::new(piece_sync::Config {
+            token: shown(config),
+            membership: membership.clone(),
+            members_only: config.members_only,
+            ..piece_sync::Config::default()
+        }),
+        data: DataClient::new(&transport::ClientConfig {
+            membership: membership.clone(),
+            members_only: config.members_only,
+            ..transport::ClientConfig::default()
+        }),
+        limiter: limiter.clone(),
         metrics,
     };
     Tasks::new(config.tasks.clone(), parts)
@@ -105,10 +131,10 @@ pub(super) fn tasks(
 /// What peers and schedulers may ask of this host.
 pub(super) fn peer_server(
     config: &Config,
-    host: &HostInfo,
+    membership: &Option<Membership>,
+    (host, addresses): (&HostInfo, &Addresses),
     storage: &Storage,
     tasks: &Tasks,
-    addresses: &Addresses,
     drain: Watch,
     registry: &mut Registry,
 ) -> PeerServer {
@@ -117,13 +143,18 @@ pub(super) fn peer_server(
     // Where it listens may be any address of the host; others are told the one at which they reach it. A host that had no
     // network when it started does not know that one.
     let ip = if host.ip.is_loopback() { addresses.data.ip() } else { host.ip };
-    if config.token.is_none() && matches!(config.scheduler, Scheduler::Remote { .. }) {
+    if config.token.is_none() && !config.members_only && matches!(config.scheduler, Scheduler::Remote { .. }) {
         tracing::warn!(
-            "security.token is not set: every host that can reach the peer port is treated as a member of the fleet"
+            "neither security.token nor security.requireTLS is set: every host that can reach the peer port is treated as a member of the fleet"
         );
     }
     let token = DemandToken::new(config.token.as_ref().map(Secret::reveal));
-    let config = peer::Config { token, ..peer::Config::new(SocketAddr::new(ip, addresses.data.port())) };
+    let config = peer::Config {
+        token,
+        membership: membership.clone(),
+        members_only: config.members_only,
+        ..peer::Config::new(SocketAddr::new(ip, addresses.data.port()))
+    };
     let seed: Option<Arc<dyn peer::SeedTrigger>> =
         if host.seed { Some(Arc::new(Seeder::new(tasks.clone()))) } else { None };
     let tasks = tasks.clone();
@@ -141,6 +172,7 @@ pub(super) async fn serve(server: PeerServer, listener: TcpListener) {
 /// Tells the scheduler that this host is there, and what it holds.
 pub(super) fn announcer(
     config: &Config,
+    membership: &Option<Membership>,
     host: &HostInfo,
     tasks: &Tasks,
     scheduler: &Arc<dyn SchedulerClient>,
@@ -154,7 +186,7 @@ pub(super) fn announcer(
         }
         _ => Box::new(move || Some(ip)),
     };
-    Announcer::new(Arc::clone(scheduler), host.clone(), locate, inventory, speaking(config))
+    Announcer::new(Arc::clone(scheduler), host.clone(), locate, inventory, speaking(config, membership))
 }
 
 /// What this host has to give, if it gives at all.

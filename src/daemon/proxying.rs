@@ -5,6 +5,7 @@ use damselfly_runtime::{UsageError, Watch};
 use prometheus_client::registry::Registry;
 
 use crate::config::Config;
+use crate::limit::Limiter;
 use crate::mitm::{CertificateAuthority, Interceptor, Policy};
 use crate::net::HttpClient;
 use crate::p2p::Tasks;
@@ -37,6 +38,7 @@ pub(super) fn proxy(
     http: &HttpClient,
     tasks: &Tasks,
     (interceptor, policy): (Interceptor, Policy),
+    limiter: &Limiter,
     drain: Watch,
     registry: &mut Registry,
 ) -> Proxy {
@@ -50,6 +52,7 @@ pub(super) fn proxy(
         mirror: config.mirror.clone(),
         upstreams: config.client.upstreams.clone(),
         drain,
+        limiter: limiter.clone(),
         metrics,
     };
     Proxy::new(config.proxy.clone(), parts)

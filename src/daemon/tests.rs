@@ -1,6 +1,6 @@
 use prometheus_client::registry::Registry;
 
-use crate::{p2p, proxy, rpc, scheduler_client, storage};
+use crate::{limit, p2p, proxy, rpc, scheduler_client, storage};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 
@@ -9,6 +9,7 @@ const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 fn every_metric_is_documented_with_its_kind() {
     let mut registry = Registry::default();
     storage::Metrics::default().register(&mut registry);
+    limit::Metrics::default().register(&mut registry);
     p2p::Metrics::default().register(&mut registry);
     p2p::transport::Metrics::default().register(&mut registry);
     proxy::Metrics::default().register(&mut registry);

@@ -50,23 +50,28 @@ pub(super) async fn look_after(storage: Storage, inheritance: Inheritance, readi
         let lacking = missing.as_ref().map(|why| format!("no content is stored: {why}"));
         readiness.set_lacking(lacking);
         tokio::time::sleep(LOOK).await;
-        let looked = storage.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let opened = looked.look_after();
-            if opened {
-                inheritance.accept(&looked);
-            }
-            opened
-        });
-        if matches!(opened.await, Ok(true)) {
-            tracing::info!("the storage directory can be used: content is stored from now on");
-        }
+        open_again(&storage, inheritance).await;
         let now = storage.missing();
         if let (None, Some(why)) = (&missing, &now) {
             tracing::error!(%why, "no content is stored any more: this host is a proxy only until the storage directory \
                 can be used");
         }
         missing = now;
+    }
+}
+
+/// Gives the store up if its directory has vanished, and opens it if there is none.
+pub(super) async fn open_again(storage: &Storage, inheritance: Inheritance) {
+    let storage = storage.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let opened = storage.look_after();
+        if opened {
+            inheritance.accept(&storage);
+        }
+        opened
+    });
+    if matches!(opened.await, Ok(true)) {
+        tracing::info!("the storage directory can be used: content is stored from now on");
     }
 }
 

@@ -22,7 +22,7 @@ use super::driver::{Done, Driver, Happened, Word, unverified};
 use super::flight::Outcome;
 use super::piece_sync::{PieceSync, SyncError};
 use super::source::{self, Chunks, Expected, Step, Teller, Trouble};
-use super::transport::{DataClient, FetchError, GivenTurn, TurnError};
+use super::transport::{DataAddr, DataClient, FetchError, GivenTurn, TurnError};
 use crate::storage::{PieceWriter, StoredTask};
 
 /// How many reports may wait for the scheduler besides one a piece.
@@ -132,13 +132,13 @@ impl Driver {
         self.turns += 1;
         let turn = self.turns;
         let work = self.start(async move {
-            let ended = watch_parent(&pieces, offer.rpc, &host, &id, count, &name, &words).await;
+            let ended = watch_parent(&pieces, (offer.rpc, offer.tls), &host, &id, count, &name, &words).await;
             if let Err(error) = &ended {
                 debug!(parent = %name, %error, "a parent cannot be followed");
             }
             let fault = ended.err().map(|error| match error {
                 SyncError::Missing => PieceFault::Missing,
-                SyncError::Gone(_) | SyncError::Senseless(_) => PieceFault::Gone,
+                SyncError::Gone(_) | SyncError::Stranger | SyncError::Senseless(_) => PieceFault::Gone,
             });
             Done::Unfollowed { parent: name, turn, fault }
         });
@@ -155,7 +155,7 @@ impl Driver {
             self.start(async move { Done::Fetched { parent, piece, result } });
             return;
         };
-        let client = self.shared.parts.data.clone();
+        let client = self.shared.parts.data.limited_by(self.flight.flow());
         let stall = self.shared.config.stall;
         let given = self.given.remove(&parent);
         let key = (parent.clone(), piece);
@@ -318,10 +318,11 @@ impl Driver {
         let expected = Expected { length: Some(stored.geometry().length()), ..self.spec.expected() };
         let silence = self.shared.config.source_silence;
         let teller = Teller { run, words: self.words.0.clone(), flight: Arc::clone(&self.flight) };
+        let flow = self.flight.flow().clone();
         let work = self.start(async move {
             match source::open(&backend, &request, Some(range), &expected).await {
                 Ok(opened) if opened.start == range.start() => {
-                    let (body, end) = (Chunks::new(opened.response.body, silence), AtomicU64::new(range.end()));
+                    let (body, end) = (Chunks::new(opened.response.body, silence, flow), AtomicU64::new(range.end()));
                     let ended = source::copy(body, opened.start, &end, range.start(), None, &stored, &teller).await;
                     debug!(?ended, "the stream for a reader that is far ahead ended");
                 }
@@ -393,7 +394,8 @@ impl Driver {
         // A stream that starts at another place than was asked for starts at the beginning of all.
         let asked = self.asked.map_or(0, ByteRange::start);
         let begun = self.begun.take().filter(|_| asked == opened.start);
-        let body = Chunks::new(opened.response.body, self.shared.config.source_silence);
+        let silence = self.shared.config.source_silence;
+        let body = Chunks::new(opened.response.body, silence, self.flight.flow().clone());
         self.source_end.fetch_min(end, Ordering::Relaxed);
         let end = Arc::clone(&self.source_end);
         let teller = Teller { run, words: self.words.0.clone(), flight: self.flight.clone() };
@@ -494,7 +496,7 @@ fn pieces_of(geometry: Geometry, opened: &source::Opened, asked: ByteRange) -> R
 /// Fetches a piece into the store and leaves it unfinished, for the machine to decide on. `None` if it is there already.
 pub(super) async fn fetch(
     client: &DataClient,
-    data: SocketAddr,
+    data: DataAddr,
     given: Option<GivenTurn>,
     stored: &StoredTask,
     piece: PieceNumber,
@@ -519,7 +521,7 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 /// Tells of each piece that a parent has, until it has told of all pieces of the task.
 async fn watch_parent(
     pieces: &PieceSync,
-    rpc: SocketAddr,
+    rpc: (SocketAddr, bool),
     host: &HostId,
     task: &TaskId,
     count: Option<u32>,
@@ -546,7 +548,11 @@ async fn watch_parent(
         }
         while let Some(next) = said.next().await {
             let has = next?;
-            let word = Word::Has { parent: parent.clone(), piece: has.number, data: has.data_addr };
+            let word = Word::Has {
+                parent: parent.clone(),
+                piece: has.number,
+                data: DataAddr { at: has.data_addr, tls: rpc.1 },
+            };
             if told.insert(has.number) && words.send(word).await.is_err() {
                 return Ok(());
             }

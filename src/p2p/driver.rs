@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::{Future, pending};
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,7 +26,7 @@ use super::download::{Action, Download, Event, Failure, ReaderId, Setup};
 use super::flight::{Flight, News, Outcome};
 use super::source::{self, Step, Trouble};
 use super::tasks::{Shared, TaskSpec};
-use super::transport::{FetchError, GivenTurn, TurnError};
+use super::transport::{DataAddr, FetchError, GivenTurn, TurnError};
 use super::verify;
 use crate::backend::SourceResponse;
 use crate::net::NetError;
@@ -36,6 +35,8 @@ use crate::storage::{PieceWriter, StorageError, StoredTask};
 
 /// How many words of work under way may wait for the driver; more make the work wait.
 const WORDS: usize = 256;
+/// Being held up for less than this is told together with what follows.
+const HELD_UP: Duration = Duration::from_millis(5);
 /// How long the last reports may take on their way out.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -90,7 +91,7 @@ pub(crate) enum Word {
     Has {
         parent: PeerId,
         piece: PieceNumber,
-        data: SocketAddr,
+        data: DataAddr,
     },
 }
 
@@ -127,12 +128,14 @@ pub(crate) struct Driver {
     /// Whom it follows, with the turn at which that began: a parent may be left and followed again.
     pub(super) follows: HashMap<PeerId, (u64, AbortHandle)>,
     pub(super) turns: u64,
-    pub(super) data: HashMap<PeerId, SocketAddr>,
+    pub(super) data: HashMap<PeerId, DataAddr>,
     pub(super) fetches: HashMap<(PeerId, PieceNumber), AbortHandle>,
     pub(super) arrived: BTreeMap<PieceNumber, PieceWriter>,
     /// Some reader wants all of it.
     whole_is_wanted: bool,
     verifying: bool,
+    /// How long our own limit has held the download up, as far as the machine was told.
+    held_up: Duration,
     /// The machine has reported that it finished, and the whole's digest is still being computed.
     pub(super) finish_unsaid: bool,
     pub(super) source_error: Option<Arc<NetError>>,
@@ -173,6 +176,7 @@ impl Driver {
             arrived: BTreeMap::new(),
             whole_is_wanted: false,
             verifying: false,
+            held_up: Duration::ZERO,
             finish_unsaid: false,
             source_error: None,
             shared,
@@ -289,6 +293,7 @@ impl Driver {
     async fn download(&mut self, news: BTreeMap<ReaderId, News>) -> Outcome {
         let mut losses = self.stored.as_ref().map(StoredTask::losses);
         let mut machine = Download::new(self.setup(), self.shared.now());
+        self.held_up = self.flight.flow().held_up();
         self.hear(&mut machine, news).await;
         let mut ended = None;
         loop {
@@ -309,7 +314,7 @@ impl Driver {
                 Ok(Happened::Event(event)) => event,
                 Ok(Happened::Lost) => {
                     for piece in self.lost_pieces() {
-                        machine.handle(self.shared.now(), Event::PieceLost { piece });
+                        self.tell(&mut machine, Event::PieceLost { piece });
                     }
                     continue;
                 }
@@ -319,15 +324,27 @@ impl Driver {
                 }
                 Ok(Happened::Opened { geometry, gives }) => {
                     if let Some(pieces) = gives {
-                        machine.handle(self.shared.now(), Event::SourceGives { pieces });
+                        self.tell(&mut machine, Event::SourceGives { pieces });
                     }
                     Event::SourceOpened { geometry }
                 }
                 Ok(Happened::Nothing) => continue,
                 Err(outcome) => return outcome,
             };
-            machine.handle(self.shared.now(), event);
+            self.tell(&mut machine, event);
         }
+    }
+
+    /// Tells the machine what happened, behind what our own limit has held up until then.
+    fn tell(&mut self, machine: &mut Download, event: Event) {
+        let now = self.shared.now();
+        let held_up = self.flight.flow().held_up();
+        let by = held_up.saturating_sub(self.held_up);
+        if by >= HELD_UP {
+            self.held_up = held_up;
+            machine.handle(now, Event::HeldUp { by });
+        }
+        machine.handle(now, event);
     }
 
     /// Puts the readers' news to the machine.
@@ -336,16 +353,15 @@ impl Driver {
             self.whole_is_wanted |= news.values().any(|news| matches!(news.wants, Some(wish) if is_whole(wish)));
             expect(self.stored.clone(), &self.flight).await;
         }
-        let now = self.shared.now();
         for (reader, News { wants, at, gone }) in news {
             if let Some(wish) = wants {
-                machine.handle(now, Event::ReaderWants { reader, wish });
+                self.tell(machine, Event::ReaderWants { reader, wish });
             }
             if let Some(offset) = at {
-                machine.handle(now, Event::ReaderAt { reader, offset });
+                self.tell(machine, Event::ReaderAt { reader, offset });
             }
             if gone {
-                machine.handle(now, Event::ReaderGone { reader });
+                self.tell(machine, Event::ReaderGone { reader });
             }
         }
     }

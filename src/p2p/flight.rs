@@ -15,6 +15,7 @@ use damselfly_core::{Geometry, PeerId, PieceNumber, PieceSet, RangeWish, TaskId}
 use tokio::sync::{Notify, watch};
 
 use super::download::ReaderId;
+use crate::limit::{Flow, Priority};
 use crate::net::NetError;
 use crate::storage::StoredTask;
 
@@ -60,10 +61,17 @@ pub(crate) struct News {
 #[derive(Debug, Default)]
 struct Seats {
     next: u64,
-    /// What each reader wants that has not left.
-    taken: BTreeMap<ReaderId, RangeWish>,
+    /// What each reader wants that has not left, and how urgently.
+    taken: BTreeMap<ReaderId, (RangeWish, Priority)>,
     news: BTreeMap<ReaderId, News>,
     closed: bool,
+}
+
+impl Seats {
+    /// How urgently the most urgent reader wants it.
+    fn highest(&self) -> Priority {
+        self.taken.values().map(|(_, priority)| *priority).max().unwrap_or_default()
+    }
 }
 
 /// The state that a download's driver and its readers share.
@@ -76,13 +84,16 @@ pub(crate) struct Flight {
     seats: Mutex<Seats>,
     bell: Notify,
     provenance: Provenance,
+    /// What it downloads, to the limits. As urgent as its most urgent reader.
+    flow: Flow,
 }
 
 impl Flight {
-    pub(crate) fn new(id: TaskId, peer: PeerId) -> Arc<Self> {
+    pub(crate) fn new(id: TaskId, peer: PeerId, flow: Flow) -> Arc<Self> {
         Arc::new(Self {
             id,
             peer,
+            flow,
             phase: watch::Sender::default(),
             seats: Mutex::default(),
             bell: Notify::new(),
@@ -91,15 +102,16 @@ impl Flight {
     }
 
     /// Takes a seat for a reader; `None` once the download has ended.
-    pub(crate) fn sit(self: &Arc<Self>, wish: RangeWish) -> Option<Seat> {
+    pub(crate) fn sit(self: &Arc<Self>, wish: RangeWish, priority: Priority) -> Option<Seat> {
         let mut seats = self.seats();
         if seats.closed {
             return None;
         }
         let reader = ReaderId(seats.next);
         seats.next += 1;
-        seats.taken.insert(reader, wish);
+        seats.taken.insert(reader, (wish, priority));
         seats.news.insert(reader, News { wants: Some(wish), ..News::default() });
+        self.prioritise(seats.highest());
         drop(seats);
         self.bell.notify_one();
         Some(Seat { flight: Arc::clone(self), reader })
@@ -137,13 +149,13 @@ impl Flight {
 
     /// What the first of them wants.
     pub(crate) fn first_wish(&self) -> Option<RangeWish> {
-        self.seats().taken.values().next().copied()
+        self.seats().taken.values().next().map(|(wish, _)| *wish)
     }
 
     /// The pieces that they want, of a content that is cut like this.
     pub(crate) fn wanted(&self, geometry: Geometry) -> PieceSet {
         let mut wanted = PieceSet::empty(geometry.count());
-        for wish in self.seats().taken.values() {
+        for (wish, _) in self.seats().taken.values() {
             if let Some(range) = wish.resolve(geometry.length()) {
                 wanted.extend(geometry.covering(range));
             }
@@ -151,9 +163,19 @@ impl Flight {
         wanted
     }
 
+    /// What it brings is this urgent, on its way here and to the disk.
+    fn prioritise(&self, priority: Priority) {
+        self.flow.set_priority(priority);
+        if let Some(stored) = &self.phase.borrow().stored {
+            stored.set_priority(priority);
+        }
+    }
+
     /// Readers can follow this content from now on.
     pub(crate) fn set_stored(&self, stored: StoredTask) {
-        self.phase.send_modify(|phase| phase.stored = Some(stored));
+        self.phase.send_modify(|phase| phase.stored = Some(stored.clone()));
+        // Now whoever changes it finds the content too.
+        stored.set_priority(self.flow.priority());
     }
 
     /// Says how the download ended, unless that was said.
@@ -173,6 +195,10 @@ impl Flight {
 
     pub(crate) fn provenance(&self) -> &Provenance {
         &self.provenance
+    }
+
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.flow
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats> {
@@ -204,6 +230,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.flight.seats();
         seats.taken.remove(&self.reader);
+        if !seats.taken.is_empty() {
+            self.flight.prioritise(seats.highest());
+        }
         tell(&mut seats, self.reader, |news| news.gone = true);
         drop(seats);
         self.flight.bell.notify_one();
@@ -291,15 +320,18 @@ impl Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Limiter;
+
+    const USUAL: Priority = Priority::HIGHEST;
 
     fn flight() -> Arc<Flight> {
-        Flight::new(TaskId::from_bytes([0; 32]), "peer".into())
+        Flight::new(TaskId::from_bytes([0; 32]), "peer".into(), Limiter::default().flow(Priority::default()))
     }
 
     #[tokio::test]
     async fn the_driver_hears_what_readers_say() {
         let flight = flight();
-        let seat = flight.sit(RangeWish::Whole).unwrap();
+        let seat = flight.sit(RangeWish::Whole, USUAL).unwrap();
         seat.at(4);
         let news = flight.news().await;
         assert_eq!(news[&ReaderId(0)].wants, Some(RangeWish::Whole));
@@ -312,12 +344,26 @@ mod tests {
     #[tokio::test]
     async fn the_book_does_not_close_over_an_unheard_reader() {
         let flight = flight();
-        let seat = flight.sit(RangeWish::Whole).unwrap();
+        let seat = flight.sit(RangeWish::Whole, USUAL).unwrap();
         assert!(!flight.close(), "not heard");
         assert_eq!(flight.news().await.len(), 1);
         seat.at(3);
         assert!(flight.close(), "its place is nothing to wait for");
-        assert!(flight.sit(RangeWish::Whole).is_none());
+        assert!(flight.sit(RangeWish::Whole, USUAL).is_none());
+    }
+
+    #[test]
+    fn a_download_is_as_urgent_as_its_most_urgent_reader() {
+        let flight = flight();
+        let level = |level| Priority::new(level).unwrap();
+        let low = flight.sit(RangeWish::Whole, level(1)).unwrap();
+        assert_eq!(flight.flow().priority(), level(1));
+        let high = flight.sit(RangeWish::Whole, level(5)).unwrap();
+        assert_eq!(flight.flow().priority(), level(5));
+        drop(high);
+        assert_eq!(flight.flow().priority(), level(1));
+        drop(low);
+        assert_eq!(flight.flow().priority(), level(1), "what is under way may be finished");
     }
 
     #[test]

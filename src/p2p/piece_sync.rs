@@ -17,6 +17,8 @@ use std::time::Duration;
 use damselfly_api::convert::{self, ParentPiece, WireError};
 use damselfly_api::dfdaemon::SyncPiecesResponse;
 use damselfly_api::dfdaemon::dfdaemon_upload_client::DfdaemonUploadClient;
+use damselfly_api::member;
+pub use damselfly_api::member::Membership;
 use damselfly_api::token::ShowToken;
 use damselfly_core::{HostId, MAX_PIECES, PieceNumber, TaskId};
 use futures_util::{Stream, StreamExt};
@@ -49,6 +51,10 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// The fleet's token, shown with every call.
     pub token: ShowToken,
+    /// What is shown to parents that speak TLS with members.
+    pub membership: Option<Membership>,
+    /// Whether parents that do not are left alone.
+    pub members_only: bool,
 }
 
 impl Default for Config {
@@ -59,6 +65,8 @@ impl Default for Config {
             keepalive_interval: Duration::from_secs(5),
             keepalive_timeout: Duration::from_secs(5),
             token: ShowToken::default(),
+            membership: None,
+            members_only: false,
         }
     }
 }
@@ -72,6 +80,9 @@ pub enum SyncError {
     /// It did not answer, or broke off.
     #[error("the parent does not answer: {0}")]
     Gone(String),
+    /// It is no member of the fleet, and only members are asked.
+    #[error("the parent does not speak TLS as a member of this fleet, which security.requireTLS demands")]
+    Stranger,
     /// It said something that makes no sense.
     #[error("the parent makes no sense: {0}")]
     Senseless(#[from] WireError),
@@ -95,7 +106,7 @@ pub struct PieceSync {
 
 #[derive(Debug, Default)]
 struct Channels {
-    by_addr: HashMap<SocketAddr, (Channel, u64)>,
+    by_addr: HashMap<(SocketAddr, bool), (Channel, u64)>,
     uses: u64,
 }
 
@@ -105,20 +116,20 @@ impl PieceSync {
         Self { config, channels: Arc::default() }
     }
 
-    /// Asks the parent at `rpc` which pieces of `task` it has, and says whether it serves by turns. `host` is the host
+    /// Asks the parent at `rpc`, who may speak `tls` there, which pieces of `task` it has, and says whether it serves by turns. `host` is the host
     /// that asks; `count` is how many pieces the task has, as far as that is known.
     ///
     /// # Errors
     /// Where the parent does not answer in time, or does not have the task.
     pub async fn follow(
         &self,
-        rpc: SocketAddr,
+        (rpc, tls): (SocketAddr, bool),
         host: &HostId,
         task: &TaskId,
         count: Option<u32>,
     ) -> Result<(bool, impl Stream<Item = Result<PieceAnnouncement, SyncError>> + Send + Unpin + use<>), SyncError>
     {
-        let mut stub = DfdaemonUploadClient::with_interceptor(self.channel(rpc)?, self.config.token.clone())
+        let mut stub = DfdaemonUploadClient::with_interceptor(self.channel(rpc, tls)?, self.config.token.clone())
             .max_decoding_message_size(MAX_ANNOUNCEMENT);
         let call = stub.sync_pieces(convert::all_pieces_to_wire(host, task, count.unwrap_or(SURE).min(ASKED)));
         let answer = tokio::time::timeout(self.config.head_timeout, call)
@@ -130,11 +141,16 @@ impl PieceSync {
     }
 
     /// The connection to a parent; the one that was idle longest makes room for a new one. Streams on it live on.
-    fn channel(&self, rpc: SocketAddr) -> Result<Channel, SyncError> {
+    fn channel(&self, rpc: SocketAddr, tls: bool) -> Result<Channel, SyncError> {
+        let membership = self.config.membership.as_ref().filter(|_| tls);
+        if membership.is_none() && self.config.members_only {
+            return Err(SyncError::Stranger);
+        }
+        let to = (rpc, membership.is_some());
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         channels.uses += 1;
         let now = channels.uses;
-        if let Some((channel, used)) = channels.by_addr.get_mut(&rpc) {
+        if let Some((channel, used)) = channels.by_addr.get_mut(&to) {
             *used = now;
             return Ok(channel.clone());
         }
@@ -142,8 +158,8 @@ impl PieceSync {
             let oldest = channels.by_addr.iter().min_by_key(|(_, (_, used))| *used).map(|(addr, _)| *addr);
             oldest.and_then(|addr| channels.by_addr.remove(&addr));
         }
-        let channel = self.endpoint(rpc)?.connect_lazy();
-        channels.by_addr.insert(rpc, (channel.clone(), now));
+        let channel = member::channel(&self.endpoint(rpc)?, membership);
+        channels.by_addr.insert(to, (channel.clone(), now));
         Ok(channel)
     }
 

@@ -15,6 +15,7 @@ use tracing::warn;
 use super::source::{self, Chunks, Expected, Trouble};
 use super::stream::{Broken, HELD_TAIL};
 use crate::backend::{Backend, SourceRequest};
+use crate::limit::Flow;
 use crate::storage::StoredTask;
 
 /// One read of the content file, in bytes.
@@ -27,6 +28,7 @@ pub(super) struct Rescue {
     pub(super) request: SourceRequest,
     pub(super) expected: Expected,
     pub(super) silence: Duration,
+    pub(super) flow: Flow,
 }
 
 impl Rescue {
@@ -55,7 +57,7 @@ impl Rescue {
         let rest = Rest {
             skip: range.start() - opened.start,
             left: range.len(),
-            chunks: Chunks::new(opened.response.body, self.silence),
+            chunks: Chunks::new(opened.response.body, self.silence, self.flow),
             check,
             out: VecDeque::new(),
         };

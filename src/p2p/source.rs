@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::driver::Word;
 use super::flight::Flight;
 use crate::backend::{Backend, SourceRequest, SourceResponse};
+use crate::limit::{Class, Flow};
 use crate::net::{Body, NetError};
 use crate::storage::{PieceWriter, StoredTask};
 
@@ -250,16 +251,22 @@ impl Run<'_> {
     }
 }
 
-/// A body's bytes in runs that are worth a write.
+/// What a source's bytes are to the limits.
+const CLASSES: [Class; 2] = [Class::BackToSource, Class::Download];
+
+/// A body's bytes in runs that are worth a write, as fast as the limits allow.
 pub(super) struct Chunks {
     body: Body,
     silence: Duration,
+    flow: Flow,
+    /// What has come and has not been paid for.
+    come: Bytes,
 }
 
 impl Chunks {
-    /// `silence` is how long the body may give no byte.
-    pub(super) const fn new(body: Body, silence: Duration) -> Self {
-        Self { body, silence }
+    /// `silence` is how long the body may give no byte while it is asked for more.
+    pub(super) const fn new(body: Body, silence: Duration, flow: Flow) -> Self {
+        Self { body, silence, flow, come: Bytes::new() }
     }
 
     /// The next bytes; `None` at the end.
@@ -267,6 +274,23 @@ impl Chunks {
     /// # Errors
     /// The body breaks off or falls silent.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        let most = self.flow.at_most(&CLASSES, WRITE_LENGTH as u64) as usize;
+        if self.come.is_empty() {
+            match self.gather(most).await? {
+                Some(bytes) => self.come = bytes,
+                None => return Ok(None),
+            }
+        }
+        let limited = most < WRITE_LENGTH;
+        let run = self.come.split_to(if limited { self.come.len().min(most) } else { self.come.len() });
+        for class in CLASSES {
+            self.flow.settle(class, run.len() as u64).await;
+        }
+        Ok(Some(run))
+    }
+
+    /// About `most` bytes, or what is at hand; `None` at the end.
+    async fn gather(&mut self, most: usize) -> Result<Option<Bytes>, String> {
         let first = match timeout(self.silence, self.frame()).await {
             Ok(frame) => frame?,
             Err(_) => return Err(format!("no byte came for {} s", self.silence.as_secs())),
@@ -275,11 +299,11 @@ impl Chunks {
         let mut gathered = BytesMut::new();
         let mut length = first.len();
         // An error met here is not lost: the next call finds the body ended too early, which is a cut as well.
-        while length < WRITE_LENGTH
+        while length < most
             && let Some(Ok(Some(more))) = self.frame().now_or_never()
         {
             if gathered.is_empty() {
-                gathered.reserve(WRITE_LENGTH);
+                gathered.reserve(most);
                 gathered.extend_from_slice(&first);
             }
             gathered.extend_from_slice(&more);

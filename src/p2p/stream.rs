@@ -10,6 +10,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use damselfly_core::{ByteRange, PieceNumber, TaskId};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use super::flight::{Outcome, Phase, Provenance, Seat, Traffic};
 use super::tasks::Again;
+use crate::limit::Flow;
 use crate::storage::StoredTask;
 
 /// The most bytes that one read of the content file takes. Measured: smaller reads cost more processor time a byte,
@@ -63,6 +65,8 @@ pub struct ContentStream {
     headers: HeaderMap,
     complete: bool,
     traffic: Arc<Traffic>,
+    /// What its download brings, to the limits.
+    flow: Option<Flow>,
     bytes: Bytestream,
 }
 
@@ -76,6 +80,7 @@ impl ContentStream {
         again: Again,
     ) -> Self {
         let traffic = Arc::new(Traffic::default());
+        let flow = seat.as_ref().map(|seat| seat.flight().flow().clone());
         let length = stored.geometry().length();
         let follower = Follower {
             at: range.start(),
@@ -107,6 +112,7 @@ impl ContentStream {
             complete: stored.is_held(),
             stored,
             traffic,
+            flow,
             bytes: Box::pin(bytes),
         }
     }
@@ -139,6 +145,11 @@ impl ContentStream {
     /// Whether the whole content was on this host when the stream was opened.
     pub const fn was_complete(&self) -> bool {
         self.complete
+    }
+
+    /// For how long this host's own limit of bandwidth has held up the download behind it.
+    pub fn held_up(&self) -> Duration {
+        self.flow.as_ref().map_or(Duration::ZERO, Flow::held_up)
     }
 
     /// Where the bytes came from, counted as they go out.

@@ -3,6 +3,7 @@
 //! **One download per task and host**: the table of flights has one entry a task, made and removed under its lock.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::source::Expected;
 use super::stream::ContentStream;
 use super::transport::DataClient;
 use crate::backend::{Backend, SourceRequest, SourceResponse};
+use crate::limit::{Limiter, Priority};
 use crate::net::NetError;
 use crate::scheduler_client::SchedulerClient;
 use crate::storage::{DroppedTask, NewTask, Storage, StoredTask};
@@ -76,6 +78,8 @@ pub struct TaskSpec {
     pub audience: Audience,
     /// Told when the source answers this request with the content.
     pub admission: Admission,
+    /// How urgent it is to the caller.
+    pub priority: Priority,
 }
 
 /// Whether the source has answered the request of one [`TaskSpec`] with the content: then its sender may have it.
@@ -140,6 +144,7 @@ impl TaskSpec {
             // A digest's content is given to this host's own callers when their registry says so.
             audience,
             admission: Admission::default(),
+            priority: Priority::default(),
         })
     }
 
@@ -229,9 +234,9 @@ pub enum OpenError {
     /// Our own trouble: go to the origin without us.
     #[error("{0}")]
     Local(String),
-    /// Nothing can be stored for now, which was said once: likewise.
-    #[error("there is no store: {0}")]
-    NoStore(String),
+    /// No download is begun for now, which was said once: likewise.
+    #[error("no download is begun: {0}")]
+    NoDownload(String),
 }
 
 /// The limits of this module.
@@ -273,6 +278,8 @@ pub struct Parts {
     pub pieces: PieceSync,
     /// How parents are asked for pieces.
     pub data: DataClient,
+    /// How fast content may come.
+    pub limiter: Limiter,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -286,12 +293,23 @@ pub(crate) struct Shared {
     pub(crate) parts: Parts,
     started: Instant,
     flights: Mutex<HashMap<TaskId, Arc<Flight>>>,
+    /// Changes when a download has ended.
+    ended: watch::Sender<()>,
+    /// No further download is begun.
+    closed: AtomicBool,
 }
 
 impl Tasks {
     /// No download is under way yet.
     pub fn new(config: Config, parts: Parts) -> Self {
-        Self(Arc::new(Shared { config, parts, started: Instant::now(), flights: Mutex::default() }))
+        Self(Arc::new(Shared {
+            config,
+            parts,
+            started: Instant::now(),
+            flights: Mutex::default(),
+            ended: watch::Sender::new(()),
+            closed: AtomicBool::new(false),
+        }))
     }
 
     /// Whether this host holds the whole task, or is downloading it.
@@ -317,6 +335,18 @@ impl Tasks {
     /// How many downloads are under way.
     pub fn in_flight(&self) -> usize {
         self.0.flights().len()
+    }
+
+    /// Begins no further download. What is here is read, and downloads that are under way can be joined; everything else
+    /// is the origin's to answer.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+    }
+
+    /// Resolves when no download is under way.
+    pub async fn at_rest(&self) {
+        // The sender is ours, so it is there.
+        let _ = self.0.ended.subscribe().wait_for(|()| self.in_flight() == 0).await;
     }
 
     /// The part that this host takes in the task that `stream` reads.
@@ -366,7 +396,7 @@ impl Tasks {
     pub(crate) fn driver_for_tests(&self, spec: &TaskSpec) -> Driver {
         let flight = {
             let id = spec.identity.task_id();
-            Flight::new(id, peer_id(&self.0.parts.host, &id))
+            self.0.new_flight(id, spec)
         };
         Driver::new(Arc::clone(&self.0), flight, spec.clone(), None, oneshot::channel().0)
     }
@@ -385,7 +415,7 @@ impl Tasks {
         mut under_way: Option<SourceResponse>,
     ) -> Result<Opened, OpenError> {
         if let Some(why) = self.0.parts.storage.missing() {
-            return under_way.map_or(Err(OpenError::NoStore(why)), |response| Ok(Opened::Origin(response)));
+            return under_way.map_or(Err(OpenError::NoDownload(why)), |response| Ok(Opened::Origin(response)));
         }
         let id = spec.identity.task_id();
         for _ in 0..JOIN_TRIES {
@@ -399,7 +429,7 @@ impl Tasks {
             match (opened, under_way.take()) {
                 (Ok(Some(opened)), _) => return Ok(opened),
                 // The one that joined still has an answer of its own that nobody has read from.
-                (Err(OpenError::Local(_) | OpenError::Source(_)), Some(response)) => {
+                (Err(OpenError::Local(_) | OpenError::NoDownload(_) | OpenError::Source(_)), Some(response)) => {
                     return Ok(Opened::Origin(response));
                 }
                 (Err(error), _) => return Err(error),
@@ -425,11 +455,17 @@ impl Shared {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn new_flight(&self, id: TaskId, spec: &TaskSpec) -> Arc<Flight> {
+        Flight::new(id, peer_id(&self.parts.host, &id), self.parts.limiter.task_flow(&id, spec.priority))
+    }
+
     /// Takes `flight` out of the table, so that whoever opens the task next starts afresh.
     pub(crate) fn remove(&self, flight: &Arc<Flight>) {
         let mut flights = self.flights();
         if flights.get(&flight.id).is_some_and(|present| Arc::ptr_eq(present, flight)) {
             flights.remove(&flight.id);
+            drop(flights);
+            self.ended.send_replace(());
         }
     }
 
@@ -441,14 +477,17 @@ impl Shared {
     ) -> Result<(Seat, Option<oneshot::Receiver<SourceResponse>>), OpenError> {
         let id = spec.identity.task_id();
         let mut flights = self.flights();
-        if let Some(seat) = flights.get(&id).and_then(|flight| flight.sit(wish)) {
+        if let Some(seat) = flights.get(&id).and_then(|flight| flight.sit(wish, spec.priority)) {
             return Ok((seat, None));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(OpenError::NoDownload("this process is ending".into()));
         }
         if flights.len() >= self.config.max_downloads {
             return Err(OpenError::Local("too many downloads are under way".into()));
         }
-        let flight = Flight::new(id, peer_id(&self.parts.host, &id));
-        let Some(seat) = flight.sit(wish) else {
+        let flight = self.new_flight(id, spec);
+        let Some(seat) = flight.sit(wish, spec.priority) else {
             return Err(OpenError::Local("a new download was closed".into()));
         };
         flights.insert(id, Arc::clone(&flight));
@@ -483,6 +522,7 @@ impl Again {
             request: self.spec.source.clone(),
             expected: self.spec.expected(),
             silence: self.shared.config.source_silence,
+            flow: self.shared.parts.limiter.task_flow(&self.spec.identity.task_id(), self.spec.priority),
         })
     }
 }

@@ -23,6 +23,7 @@ use super::flight::Outcome;
 use super::rescue::Rescue;
 use super::*;
 use crate::backend::{Backend, SourceRequest};
+use crate::limit::{Limiter, Priority};
 use crate::net::{ClientConfig, HttpClient};
 use crate::scheduler_client::{Conversation, SchedulerClient, SchedulerLost};
 use crate::storage::Storage;
@@ -162,6 +163,7 @@ impl House {
             upload_slots: 1,
             idc: String::new(),
             location: String::new(),
+            tls: false,
         };
         let parts = Parts {
             host,
@@ -170,6 +172,7 @@ impl House {
             scheduler: Arc::new(Arc::clone(&scheduler)),
             pieces: Default::default(),
             data: Default::default(),
+            limiter: Limiter::default(),
             metrics: Metrics::default(),
         };
         Self { origin, scheduler, tasks: Tasks::new(Config::default(), parts), url }
@@ -201,6 +204,7 @@ impl House {
             with_credentials: false,
             audience: Audience::Public,
             admission: Admission::default(),
+            priority: Priority::default(),
         }
     }
 
@@ -438,6 +442,7 @@ async fn half_stored(house: &House, spec: &TaskSpec) -> (crate::storage::StoredT
         request: spec.source.clone(),
         expected: spec.expected(),
         silence: Duration::from_secs(9),
+        flow: Limiter::default().flow(Priority::default()),
     };
     (stored, rescue)
 }
@@ -576,7 +581,7 @@ mod driving {
     async fn a_piece_that_is_here_is_not_fetched() {
         let house = House::new(true).await;
         let (stored, _) = half_stored(&house, &house.version()).await;
-        let nobody = ([127, 0, 0, 1], 1).into();
+        let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
         let fetched =
             fetch(&DataClient::default(), nobody, None, &stored, PieceNumber(0), Duration::from_secs(9)).await;
         assert!(matches!(fetched, Ok(None)), "{fetched:?}");
@@ -595,7 +600,7 @@ mod driving {
         });
         let body = Full::new(content().slice(piece as usize..)).map_err(|never| match never {}).boxed_unsync();
         let teller = Teller { run: 1, words: driver.words.0.clone(), flight: Arc::clone(&driver.flight) };
-        let chunks = Chunks::new(body, Duration::from_secs(9));
+        let chunks = Chunks::new(body, Duration::from_secs(9), driver.flight.flow().clone());
         let end = source::copy(chunks, piece, &(LENGTH as u64).into(), piece, None, &stored, &teller).await;
         assert!(matches!(end, End::Complete), "{end:?}");
         assert!(stored.is_complete());
@@ -607,7 +612,7 @@ mod driving {
         let house = House::new(true).await;
         let mut driver = driver(&house);
         let (parent, rpc) = (damselfly_core::PeerId::from("parent"), ([127, 0, 0, 1], 1).into());
-        let offer = damselfly_core::swarm::Offer { peer: parent.clone(), host: "host".into(), rpc };
+        let offer = damselfly_core::swarm::Offer { peer: parent.clone(), host: "host".into(), rpc, tls: false };
         driver.act(download::Action::Follow(offer.clone()));
         driver.act(download::Action::Unfollow(parent.clone()));
         driver.act(download::Action::Follow(offer));
@@ -624,6 +629,6 @@ mod driving {
         let flight = Arc::clone(&driver.flight);
         drop(driver);
         assert!(flight.phase().borrow().outcome.is_some(), "nobody waits for ever");
-        assert!(flight.sit(RangeWish::Whole).is_none(), "nobody joins it");
+        assert!(flight.sit(RangeWish::Whole, Priority::default()).is_none(), "nobody joins it");
     }
 }

@@ -106,6 +106,11 @@ impl Record {
         self.bypass = None;
     }
 
+    /// Whether the answer is a task's.
+    pub(super) const fn is_of_task(&self) -> bool {
+        self.task.is_some()
+    }
+
     /// So many more bytes of the answer were handed to the connection.
     pub(super) const fn sent(&mut self, bytes: u64) {
         self.bytes += bytes;

@@ -19,12 +19,13 @@ use super::access::{End, Record};
 use super::fault::Fault;
 use super::gate::ConnControl;
 use super::handler::Inner;
-use super::headers::{add_via, is_secret, strip_answer, strip_hop_by_hop, strip_ours, upgrade};
+use super::headers::{add_via, is_secret, priority, strip_answer, strip_hop_by_hop, strip_ours, upgrade};
 use super::pipe::pipe;
 use super::prefixed::PrefixedIo;
 use super::respond::{GoAhead, Upload};
 use super::route::{Target, named_host};
 use super::tunnel::taken_over;
+use crate::limit::{Class, Priority};
 use crate::net::{Body, BoxError, NetError, ResponseBody, empty_body};
 use crate::registry::Naming;
 
@@ -145,7 +146,8 @@ impl Inner {
         }
         let expects = headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let go = (expects && !body.is_end_stream()).then(GoAhead::default);
-        let (upload, failed) = Upload::new(body, self.config().idle, go.clone());
+        let limit = (self.limiter.flow(priority(&parts.headers)), Class::PassThrough);
+        let (upload, failed) = Upload::new(body, self.config().idle, limit, go.clone());
         let answer = self.send(parts, headers, upload.boxed_unsync(), target, go.clone()).await;
         if let Some(go) = go {
             go.answered();
@@ -258,7 +260,9 @@ impl Inner {
         };
         let down = AtomicU64::new(0);
         let (mut client, mut server) = (PrefixedIo::new(client, read), TokioIo::new(server));
-        let ended = pipe(&mut client, &mut server, self.config().tunnel_idle, self.drain.draining(), &down).await;
+        let flow = self.limiter.flow(Priority::default());
+        let idle = self.config().tunnel_idle;
+        let ended = pipe(&mut client, &mut server, idle, &flow, self.drain.draining(), &down).await;
         record.sent(down.into_inner());
         record.ended(if ended.is_ok() { End::Complete } else { End::Broken });
     }

@@ -19,7 +19,8 @@ use super::fault::Fault;
 use super::first_request::FirstRequests;
 use super::forward::{hops_left, last_hop};
 use super::framing::is_host;
-use super::headers::upgrade;
+use super::headers::{priority, upgrade};
+use super::limits;
 use super::listener::Session;
 use super::manifest::Manifests;
 use super::metrics::Metrics;
@@ -27,6 +28,7 @@ use super::page;
 use super::respond::follow;
 use super::route::{Label, Route, Routes, Target, classify};
 use super::token::SendsHere;
+use crate::limit::{Class, Limiter};
 use crate::mitm::Interceptor;
 use crate::net::{Body, ClientConnection, HttpClient, empty_body};
 use crate::p2p::Tasks;
@@ -45,6 +47,7 @@ pub(super) struct Inner {
     pub(super) challenges: moka::future::Cache<(String, bool), Option<Challenge>>,
     pub(super) interceptor: Interceptor,
     pub(super) drain: Watch,
+    pub(super) limiter: Limiter,
     pub(super) metrics: Arc<Metrics>,
     pub(super) slots: Arc<Semaphore>,
     pub(super) budget: Arc<Budget>,
@@ -59,9 +62,14 @@ impl Inner {
     pub(super) async fn handle(self: Arc<Self>, session: Arc<Session>, request: Request<Incoming>) -> Response<Body> {
         let mut record = Some(Record::begin(&self.metrics, request.method(), request.uri()));
         let control = (request.version() < Version::HTTP_2).then(|| session.control.clone());
+        let priority = priority(request.headers());
         let response = self.answer(&session, request, &mut record).await.unwrap_or_else(Fault::into_response);
         match record {
-            Some(record) => follow(response, record, control, &session.control, self.config().idle),
+            Some(record) => {
+                // What a task brings was limited on its way into the store.
+                let limit = (!record.is_of_task()).then(|| (self.limiter.flow(priority), Class::PassThrough));
+                follow(response, record, (control, &session.control), limit, self.config().idle)
+            }
             // A tunnel's or an upgraded connection's record goes on with it.
             None => {
                 if let Some(control) = control {
@@ -153,7 +161,10 @@ impl Inner {
                 if let Some(record) = record {
                     record.route(Label::Page);
                 }
-                Ok(page::answer(&parts, &self.interceptor))
+                Ok(match limits::is_meant(&parts.uri) {
+                    true => limits::answer(&parts, &self.limiter, session.ingress.socket),
+                    false => page::answer(&parts, &self.interceptor),
+                })
             }
             Route::Tunnel(endpoint) => {
                 if let Some(record) = record {

@@ -6,8 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
+use crate::limit::Priority;
+
 /// The prefix of our own request headers, which never reach an origin.
 const OURS: &str = "x-dragonfly-";
+/// How urgent a request is.
+const PRIORITY: HeaderName = HeaderName::from_static("x-dragonfly-priority");
 /// Fields that belong to one connection, whether or not `Connection` names them (RFC 9110, 7.6.1). `Trailer` is left
 /// alone: we keep trailers, and it announces them.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -104,6 +108,12 @@ pub(super) fn strip_answer(headers: &mut HeaderMap, status: StatusCode) {
     if let Some(Ok(codings)) = codings {
         headers.insert(header::TRANSFER_ENCODING, codings);
     }
+}
+
+/// How urgent a request is. A value that is none is no reason to refuse it.
+pub(super) fn priority(headers: &HeaderMap) -> Priority {
+    let value = headers.get(PRIORITY).and_then(|value| value.to_str().ok());
+    value.and_then(|value| value.parse().ok()).unwrap_or_default()
 }
 
 /// Removes our own request headers.
@@ -314,6 +324,14 @@ mod tests {
         let mut headers = map(&[("x-dragonfly-tag", "t"), ("x-dragon", "kept"), ("X-Dragonfly-Use-P2P", "true")]);
         strip_ours(&mut headers);
         assert_eq!(headers, map(&[("x-dragon", "kept")]));
+    }
+
+    #[test]
+    fn a_request_says_how_urgent_it_is() {
+        for (value, level) in [("0", 0), (" 3 ", 3), ("6", 6), ("7", 6), ("-1", 6), ("soon", 6), ("", 6)] {
+            assert_eq!(priority(&map(&[("X-Dragonfly-Priority", value)])).level(), level, "{value:?}");
+        }
+        assert_eq!(priority(&map(&[])), Priority::default());
     }
 
     #[test]

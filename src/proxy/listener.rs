@@ -1,7 +1,7 @@
 //! Accepting connections and serving HTTP on them, whatever they came by.
 //!
-//! At most `max_connections` at a time; more wait in the kernel's queue. While the process drains nothing is accepted,
-//! idle connections are closed, and requests in hand are finished.
+//! At most `max_connections` at a time; more wait in the kernel's queue. While the process drains idle connections are
+//! closed, and requests in hand are finished; new connections are accepted for one request each until the drain closes.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use damselfly_runtime::Guard;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::detect::{Protocol, detect};
@@ -25,7 +25,7 @@ use super::framing::{MAX_HEAD, MAX_HEADERS};
 use super::gate::{ConnControl, Gate, IoStream};
 use super::handler::Inner;
 use super::metrics::Metrics;
-use super::route::Ingress;
+use super::route::{Ingress, SocketCaller};
 use super::transparent::make_absolute;
 use crate::net::ClientConnection;
 use crate::registry::Registry;
@@ -36,6 +36,8 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 const FEW: usize = 32;
 /// How long the end of a parked connection may take to say.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a client may say nothing on a new connection while the process drains.
+const LAST_CALL: Duration = Duration::from_secs(5);
 /// How much of one answer over HTTP/2 waits for its client.
 const MAX_STREAM_BUFFER: usize = 128 * 1024;
 /// After how much silence the kernel asks a client whether it is still there.
@@ -114,15 +116,21 @@ pub(super) fn keep_alive(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
 }
 
+async fn has_begun(mut began: watch::Receiver<bool>) {
+    // An error means that the connection has ended.
+    let _ = began.wait_for(|began| *began).await;
+}
+
 impl Inner {
-    /// Serves every connection that comes to `listener` until the process drains.
+    /// Serves every connection that comes to `listener` until the drain closes.
     pub(super) async fn serve_tcp(self: Arc<Self>, listener: TcpListener, registry: Option<Arc<Registry>>) {
+        let _door = self.drain.door();
         while let Some((stream, permit)) = self.next(&listener).await {
             let ingress = Ingress {
                 through: None,
                 local: stream.local_addr().ok(),
                 registry: registry.clone(),
-                redirected: None,
+                ..Ingress::default()
             };
             tokio::spawn(self.clone().greet(stream, ingress, permit));
         }
@@ -130,13 +138,17 @@ impl Inner {
 
     /// The same for the local API's socket. Whoever may open it needs no password.
     pub(super) async fn serve_unix(self: Arc<Self>, listener: UnixListener) {
+        let _door = self.drain.door();
         while let Some((stream, permit)) = self.next(&listener).await {
-            let ingress = Ingress::default();
+            // One whose caller is not known may still ask.
+            let caller = stream.peer_cred().map(|caller| caller.uid()).ok();
+            let operates = caller.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
+            let ingress = Ingress { socket: Some(SocketCaller { operates }), ..Ingress::default() };
             tokio::spawn(self.clone().serve(Box::new(stream), Vec::new(), Protocol::Http1, ingress, true, permit));
         }
     }
 
-    /// The next connection; `None` when the process drains.
+    /// The next connection; `None` once the drain has closed and nobody waits any more.
     pub(super) async fn next<A: Accept>(&self, listener: &A) -> Option<(A::Stream, Arc<ConnectionPermit>)> {
         let accepted = async {
             // The semaphore is never closed.
@@ -152,8 +164,9 @@ impl Inner {
             }
         };
         let (stream, slot) = tokio::select! {
-            () = self.drain.draining() => return None,
+            biased;
             accepted = accepted => accepted?,
+            () = self.drain.closed() => return None,
         };
         self.metrics.connections.inc();
         let remote = A::is_remote(&stream);
@@ -166,8 +179,8 @@ impl Inner {
         keep_alive(&stream);
         let patience = self.config().first_byte_from_client;
         let detected = tokio::select! {
-            () = self.drain.draining() => return,
             detected = detect(&mut stream, Vec::new(), patience) => detected,
+            () = self.last_call() => return,
         };
         match detected {
             (Protocol::Closed | Protocol::Silent, _) => {}
@@ -181,6 +194,12 @@ impl Inner {
             // What is no HTTP at all is refused by the gate, in words.
             (_, read) => self.serve(Box::new(stream), read, Protocol::Http1, ingress, false, permit).await,
         }
+    }
+
+    /// Resolves when a client that has said nothing yet is not waited for any longer because the process drains.
+    pub(super) async fn last_call(&self) {
+        self.drain.draining().await;
+        tokio::time::sleep(LAST_CALL).await;
     }
 
     /// Serves HTTP on one connection, of which `read` was read already, to its end.
@@ -224,8 +243,10 @@ impl Inner {
     async fn next_request(&self, mut io: Box<dyn IoStream>) -> Option<(Box<dyn IoStream>, Vec<u8>)> {
         let mut few = [0; FEW];
         let read = tokio::select! {
-            () = self.drain.draining() => None,
+            biased;
+            // A request that has come is answered.
             read = timeout(self.config().head_timeout, io.read(&mut few)) => read.ok(),
+            () = self.drain.draining() => None,
         };
         match read {
             Some(Ok(count @ 1..)) => return Some((io, few[..count].to_vec())),
@@ -253,22 +274,31 @@ impl Inner {
         let drain = self.drain.clone();
         let (max_streams, head_timeout) = (self.config().max_streams, self.config().head_timeout);
         let client = session.client.clone();
-        let began = Arc::new(Notify::new());
-        let first = began.clone();
+        let (first, began) = watch::channel(false);
+        // A request that is on its way when the drain begins is waited for; the library would close the connection.
+        let last_request = async {
+            drain.draining().await;
+            let _ = timeout(LAST_CALL, has_begun(began.clone())).await;
+        };
         let service = service_fn(move |mut request: Request<Incoming>| {
-            first.notify_one();
+            first.send_replace(true);
             if let Some(to) = session.ingress.redirected {
                 make_absolute(&mut request, to);
             }
             request.extensions_mut().insert(client.clone());
             request.extensions_mut().insert(control.clone());
             let (inner, session, control) = (self.clone(), session.clone(), control.clone());
+            let drain = self.drain.clone();
             async move {
                 let connects = request.method() == Method::CONNECT;
                 // The library keeps room for it in every connection, also in those that wait.
-                let response = Box::pin(inner.handle(session, request)).await;
+                let mut response = Box::pin(inner.handle(session, request)).await;
                 let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                control.answered(switches || (connects && response.status().is_success()));
+                let becomes_another = switches || (connects && response.status().is_success());
+                control.answered(becomes_another);
+                if drain.is_draining() && protocol != Protocol::Http2 && !becomes_another {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, Infallible>(response)
             }
         });
@@ -279,8 +309,8 @@ impl Inner {
                     let ended = tokio::select! {
                         ended = connection.as_mut() => ended,
                         // The library waits long for the beginning of HTTP/2.
-                        Err(_) = timeout(head_timeout, began.notified()), if protocol == Protocol::Http2 => return,
-                        () = drain.draining() => {
+                        Err(_) = timeout(head_timeout, has_begun(began.clone())), if protocol == Protocol::Http2 => return,
+                        () = last_request => {
                             connection.as_mut().graceful_shutdown();
                             connection.await
                         }

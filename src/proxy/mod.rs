@@ -30,6 +30,7 @@ pub mod fuzzing;
 mod gate;
 mod handler;
 mod headers;
+mod limits;
 mod listener;
 mod manifest;
 mod metrics;
@@ -55,10 +56,12 @@ use tokio::sync::Semaphore;
 
 pub use auth::BasicAuth;
 pub use config::{Config, PrivateContent};
+pub use limits::{PATH as LIMITS_PATH, ShownLimit};
 pub use metrics::Metrics;
 pub use page::HOST as PAGE_HOST;
 pub use rules::{Rule, SUFFIXES};
 
+use crate::limit::Limiter;
 use crate::mitm::{Interceptor, Policy};
 use crate::net::{HttpClient, Upstream};
 use crate::p2p::Tasks;
@@ -86,6 +89,8 @@ pub struct Parts {
     pub upstreams: Vec<Upstream>,
     /// When to stop.
     pub drain: Watch,
+    /// How fast bytes may be passed on.
+    pub limiter: Limiter,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -101,7 +106,7 @@ pub struct Proxy(Arc<Inner>);
 impl Proxy {
     /// A proxy that listens nowhere yet.
     pub fn new(config: Config, parts: Parts) -> Self {
-        let Parts { http, tasks, policy, interceptor, mirror, upstreams, drain, metrics } = parts;
+        let Parts { http, tasks, policy, interceptor, mirror, upstreams, drain, limiter, metrics } = parts;
         let slots = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
         let budget = Budget::new(config.in_flight);
         let tokens =
@@ -123,14 +128,15 @@ impl Proxy {
             challenges,
             interceptor,
             drain,
+            limiter,
             metrics: Arc::new(metrics),
             slots,
             budget,
         }))
     }
 
-    /// Serves clients of the proxy and mirror port until the process drains. Connections in hand go on after that;
-    /// the drain's guards know of them.
+    /// Serves clients of the proxy and mirror port until the drain closes. Connections in hand go on after that; the
+    /// drain's guards know of them.
     pub async fn serve(self, listener: TcpListener) {
         self.0.serve_tcp(listener, None).await;
     }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::access::{End, Record};
 use super::gate::ConnControl;
+use crate::limit::{Class, Flow, LimitedBody};
 use crate::net::{Body, BoxError};
 
 /// Nothing moved for longer than we wait.
@@ -25,20 +26,20 @@ use crate::net::{Body, BoxError};
 pub(super) struct Quiet(Duration);
 
 /// Has `record` follow `response` to its end. Where the body fails, `control` (an HTTP/1 connection's) resets it at its end; on
-/// HTTP/2 the library resets the stream. What it holds counts as `connection`'s.
+/// HTTP/2 the library resets the stream. What it holds counts as `connection`'s. It comes as fast as `limit` allows.
 pub(super) fn follow(
     response: Response<Body>,
     mut record: Record,
-    control: Option<Arc<ConnControl>>,
-    connection: &Arc<ConnControl>,
+    (control, connection): (Option<Arc<ConnControl>>, &Arc<ConnControl>),
+    limit: Option<(Flow, Class)>,
     idle: Duration,
 ) -> Response<Body> {
     record.answered(response.status());
     response.map(|body| {
         let length = body.size_hint().exact();
         let connection = connection.clone();
-        Counted { body: IdleTimeout::new(body, idle), record, control, connection, length, sent: 0, pause: None }
-            .boxed_unsync()
+        let body = IdleTimeout::new(LimitedBody::new(body, limit), idle);
+        Counted { body, record, control, connection, length, sent: 0, pause: None }.boxed_unsync()
     })
 }
 
@@ -89,7 +90,7 @@ where
 }
 
 struct Counted {
-    body: IdleTimeout<Body>,
+    body: IdleTimeout<LimitedBody<Body>>,
     record: Record,
     control: Option<Arc<ConnControl>>,
     connection: Arc<ConnControl>,
@@ -188,7 +189,7 @@ impl GoAhead {
 
 /// A request's body on its way to the origin, which remembers whether it was the client that failed.
 pub(super) struct Upload {
-    body: IdleTimeout<Incoming>,
+    body: IdleTimeout<LimitedBody<Incoming>>,
     failed: Arc<AtomicBool>,
     held: Option<(GoAhead, Pin<Box<Sleep>>)>,
 }
@@ -196,10 +197,16 @@ pub(super) struct Upload {
 impl Upload {
     /// The body, and a flag that is set when the client does not send it to its end. With `held` nothing is asked of
     /// the client before the origin wants it: asking is what makes the library say `100 (Continue)`.
-    pub(super) fn new(body: Incoming, idle: Duration, held: Option<GoAhead>) -> (Self, Arc<AtomicBool>) {
+    pub(super) fn new(
+        body: Incoming,
+        idle: Duration,
+        limit: (Flow, Class),
+        held: Option<GoAhead>,
+    ) -> (Self, Arc<AtomicBool>) {
         let failed = Arc::new(AtomicBool::new(false));
         let held = held.map(|go| (go, Box::pin(sleep(CONTINUE_WAIT))));
-        (Self { body: IdleTimeout::new(body, idle), failed: failed.clone(), held }, failed)
+        let body = IdleTimeout::new(LimitedBody::new(body, Some(limit)), idle);
+        (Self { body, failed: failed.clone(), held }, failed)
     }
 }
 
@@ -255,7 +262,7 @@ mod tests {
     async fn every_answer_is_counted_once_when_it_has_ended() {
         let metrics = Metrics::default();
         let body = Full::new(Bytes::from_static(b"hello")).map_err(|never| match never {}).boxed_unsync();
-        let response = follow(Response::new(body), record(&metrics), None, &connection(), IDLE);
+        let response = follow(Response::new(body), record(&metrics), (None, &connection()), None, IDLE);
         assert_eq!(response.body().size_hint().exact(), Some(5), "its length stays known");
         assert_eq!((count(&metrics, "2xx"), metrics.in_flight.get()), (0, 1));
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
@@ -271,8 +278,13 @@ mod tests {
             Ok(Frame::trailers(http::HeaderMap::new())),
             Err(BoxError::from("nobody asks")),
         ]);
-        let mut body =
-            follow(Response::new(StreamBody::new(frames).boxed_unsync()), record(&metrics), None, &connection(), IDLE);
+        let mut body = follow(
+            Response::new(StreamBody::new(frames).boxed_unsync()),
+            record(&metrics),
+            (None, &connection()),
+            None,
+            IDLE,
+        );
         for _ in 0..2 {
             body.body_mut().frame().await.unwrap().unwrap();
         }
@@ -287,7 +299,7 @@ mod tests {
         let frames = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err(BoxError::from("gone"))]);
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        let response = follow(response, record(&metrics), Some(control.clone()), &control, IDLE);
+        let response = follow(response, record(&metrics), (Some(control.clone()), &control), None, IDLE);
         assert!(!control.is_broken());
         response.into_body().collect().await.unwrap_err();
         assert!(control.is_broken());

@@ -54,6 +54,15 @@ pub(super) struct Ingress {
     pub registry: Option<Arc<Registry>>,
     /// Where the firewall has taken the connection from on its way here, if it has.
     pub redirected: Option<SocketAddr>,
+    /// Who asks at the socket for tools on this host, where the connection came by that.
+    pub socket: Option<SocketCaller>,
+}
+
+/// Somebody at the socket for tools on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SocketCaller {
+    /// Whether it is root or the daemon's own user, who may change how the daemon works.
+    pub operates: bool,
 }
 
 impl Ingress {

@@ -18,6 +18,7 @@ use damselfly_core::{Audience, Digest, Identity, RangeWish};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, request};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
@@ -29,7 +30,7 @@ use super::config::PrivateContent;
 use super::fault::Fault;
 use super::forward::{Answer, outbound};
 use super::handler::Inner;
-use super::headers::{add_via, is_just_modified, kept, strip_sums, varies_by_caller, vary};
+use super::headers::{add_via, is_just_modified, kept, priority, strip_sums, varies_by_caller, vary};
 use super::route::{DownloadOptions, Label, Target};
 use super::rules::identity_url;
 use super::token::is_remote;
@@ -326,6 +327,7 @@ impl Inner {
             with_credentials,
             audience: if with_credentials { self.private_audience() } else { Audience::Public },
             admission: Admission::default(),
+            priority: priority(&request.parts.headers),
         }
     }
 
@@ -392,7 +394,7 @@ impl Inner {
         };
         let (content, length) = (stream.stored().clone(), stream.length());
         let first = async {
-            match timeout_at(request.deadline, stream.frame()).instrument(span).await {
+            match first_frame(&mut stream, request.deadline).instrument(span).await {
                 Ok(Some(Ok(frame))) => Ok(Some(frame)),
                 Ok(None) => Ok(None),
                 Ok(Some(Err(broken))) => Err(self.broke(&broken)),
@@ -466,12 +468,12 @@ impl Inner {
         match error {
             OpenError::Changed => Fallback::Changed,
             OpenError::Source(error) => Fallback::Fault(Fault::from(&**error)),
-            OpenError::NoStore(_) if self.config().use_source => Fallback::Direct(Bypass::NoRoom),
+            OpenError::NoDownload(_) if self.config().use_source => Fallback::Direct(Bypass::NoRoom),
             OpenError::Local(why) if self.config().use_source => {
                 tracing::warn!(%why, "a task could not be opened: its origin is asked directly");
                 Fallback::Direct(Bypass::NoRoom)
             }
-            OpenError::Local(why) | OpenError::NoStore(why) => Fallback::Fault(Fault::unavailable(why.clone())),
+            OpenError::Local(why) | OpenError::NoDownload(why) => Fallback::Fault(Fault::unavailable(why.clone())),
         }
     }
 
@@ -549,6 +551,21 @@ impl Inner {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
+    }
+}
+
+/// The first frame of a task's bytes, by the deadline: later by as much as our own limit has held it up since.
+async fn first_frame(
+    stream: &mut ContentStream,
+    deadline: Instant,
+) -> Result<Option<Result<Frame<Bytes>, Broken>>, Elapsed> {
+    let before = stream.held_up();
+    loop {
+        let until = deadline + stream.held_up().saturating_sub(before);
+        match timeout_at(until, stream.frame()).await {
+            Err(_) if deadline + stream.held_up().saturating_sub(before) > until => {}
+            framed => return framed,
+        }
     }
 }
 

@@ -326,11 +326,19 @@ async fn a_drain_finishes_what_runs_and_closes_what_idles() {
     let mut busy = TcpStream::connect(world.proxy).await.unwrap();
     busy.write_all(format!("GET http://{origin}/ HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
     read_head(&mut busy).await;
+    let mut silent = TcpStream::connect(world.proxy).await.unwrap();
     world.drain.start();
+    tokio::time::timeout(HANG, idle.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+    let mut late = TcpStream::connect(world.proxy).await.unwrap();
+    for stream in [&mut silent, &mut late] {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(HANG, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+    assert_eq!(world.drain.wait(Duration::from_millis(200)).await, Drained::GraceOver { left: 1 });
     tokio::time::timeout(HANG, &mut world.serving).await.unwrap().unwrap();
     assert!(TcpStream::connect(world.proxy).await.is_err(), "nothing is accepted any more");
-    tokio::time::timeout(HANG, idle.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
-    assert_eq!(world.drain.wait(Duration::from_millis(200)).await, Drained::GraceOver { left: 1 });
     drop(busy);
     assert_eq!(world.drain.wait(HANG).await, Drained::Clean);
 }

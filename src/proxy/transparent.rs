@@ -23,7 +23,7 @@ use crate::mitm::ClientHello;
 use crate::net::WholeServer;
 
 impl Inner {
-    /// Serves every connection that is redirected to `listener` until the process drains.
+    /// Serves every connection that is redirected to `listener` until the drain closes.
     pub(super) async fn serve_transparent(self: Arc<Self>, listener: TcpListener) {
         let Ok(own) = listener.local_addr() else { return };
         let socket = SockRef::from(&listener);
@@ -33,6 +33,7 @@ impl Inner {
         if let Err(error) = allowed {
             tracing::info!(%error, "TPROXY is not possible (it needs CAP_NET_ADMIN); REDIRECT is");
         }
+        let _door = self.drain.door();
         while let Some((stream, permit)) = self.next(&listener).await {
             match original_destination(&stream, own) {
                 Some(to) => drop(tokio::spawn(self.clone().redirected(stream, to, permit))),
@@ -43,11 +44,7 @@ impl Inner {
 
     async fn redirected(self: Arc<Self>, mut stream: TcpStream, to: SocketAddr, permit: Arc<ConnectionPermit>) {
         keep_alive(&stream);
-        let detected = tokio::select! {
-            () = self.drain.draining() => return,
-            detected = detect(&mut stream, Vec::new(), self.config().detect_timeout) => detected,
-        };
-        match detected {
+        match detect(&mut stream, Vec::new(), self.config().detect_timeout).await {
             (Protocol::Closed, _) => {}
             (protocol @ (Protocol::Http1 | Protocol::Http2), read) => {
                 let ingress = Ingress { redirected: Some(to), ..Ingress::default() };

@@ -23,6 +23,7 @@ use super::listener::{ConnectionPermit, Session};
 use super::pipe::pipe;
 use super::prefixed::PrefixedIo;
 use super::route::{Endpoint, Ingress, Label};
+use crate::limit::Priority;
 use crate::mitm::ClientHello;
 use crate::net::{Body, HttpClient, OriginStream, empty_body};
 
@@ -198,12 +199,13 @@ impl Inner {
         record: &mut Option<Record>,
     ) {
         let down = AtomicU64::new(0);
+        let (flow, idle) = (self.limiter.flow(Priority::default()), self.config().tunnel_idle);
         let sent = async {
             server.write_all(&read).await?;
             server.flush().await
         };
         let ended = match sent.await {
-            Ok(()) => pipe(&mut io, &mut server, self.config().tunnel_idle, self.drain.draining(), &down).await,
+            Ok(()) => pipe(&mut io, &mut server, idle, &flow, self.drain.draining(), &down).await,
             Err(error) => Err(error),
         };
         let end = if ended.is_ok() { End::Complete } else { End::Broken };

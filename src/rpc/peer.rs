@@ -4,7 +4,7 @@
 //! DownloadTask makes a seed fetch a task, by way of [`SeedTrigger`]. The data itself goes over the piece data port.
 //! RPCs that are not served answer UNIMPLEMENTED.
 //!
-//! **No stream outlives the drain; no client opens more of them than [`Config`] allows.**
+//! **No stream outlives the drain's beginning.** Who asks for one after that is told so until the drain closes. **No client opens more of them than [`Config`] allows.**
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,6 +16,8 @@ use async_trait::async_trait;
 use damselfly_api::convert::{self, MAX_MESSAGE, SeedWish};
 use damselfly_api::dfdaemon::dfdaemon_upload_server::{DfdaemonUpload, DfdaemonUploadServer};
 use damselfly_api::dfdaemon::{DownloadTaskRequest, DownloadTaskResponse, SyncPiecesRequest, SyncPiecesResponse};
+use damselfly_api::member::{self, Caller, DemandMember};
+pub use damselfly_api::member::{MemberError, Membership};
 pub use damselfly_api::token::DemandToken;
 use damselfly_core::swarm::Origin;
 use damselfly_core::{Audience, Geometry, HostId, PeerId, TaskId};
@@ -26,7 +28,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codegen::BoxStream;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
@@ -55,6 +56,10 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// The fleet's token, without which nobody is heard.
     pub token: DemandToken,
+    /// What is shown to those who speak TLS.
+    pub membership: Option<Membership>,
+    /// Whether only members are heard.
+    pub members_only: bool,
 }
 
 impl Config {
@@ -68,6 +73,8 @@ impl Config {
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(10),
             token: DemandToken::default(),
+            membership: None,
+            members_only: false,
         }
     }
 }
@@ -183,7 +190,7 @@ impl PeerServer {
         Self { service, config }
     }
 
-    /// Serves until the drain begins, and then until its streams have ended.
+    /// Serves until the drain closes, and then until its streams have ended.
     ///
     /// # Errors
     /// Where the listener fails for good.
@@ -193,16 +200,17 @@ impl PeerServer {
         let service = DfdaemonUploadServer::new(self.service)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
+        let incoming = Box::pin(member::incoming(listener, self.config.membership));
         Server::builder()
             .max_concurrent_streams(self.config.max_streams_of_one)
             .http2_max_header_list_size(MAX_HEADERS)
             .http2_keepalive_interval(Some(self.config.keepalive_interval))
             .http2_keepalive_timeout(Some(self.config.keepalive_timeout))
-            .tcp_nodelay(true)
+            .layer(InterceptorLayer::new(DemandMember(self.config.members_only)))
             .layer(InterceptorLayer::new(self.config.token))
             .add_service(health)
             .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { drain.draining().await })
+            .serve_with_incoming_shutdown(incoming, async move { drain.closed().await })
             .await
     }
 }
@@ -244,7 +252,7 @@ impl DfdaemonUpload for Service {
         request: Request<SyncPiecesRequest>,
     ) -> Result<Response<BoxStream<SyncPiecesResponse>>, Status> {
         let wanted = convert::pieces_wanted_from_wire(request.get_ref())?;
-        let here = request.local_addr();
+        let here = request.extensions().get::<Caller>().and_then(|caller| caller.local);
         let open = self.open()?;
         let stored = self.storage.get(&wanted.task).filter(|stored| stored.audience() != Audience::Host);
         let stored = stored.ok_or_else(|| Status::not_found("this host does not have the task"))?;

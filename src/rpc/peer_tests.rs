@@ -86,7 +86,8 @@ async fn a_child_is_told_of_every_piece_as_it_comes_and_then_the_stream_ends() {
     let stored = peer.task();
     write(&stored, 1).await;
     let follow = async {
-        let (turns, mut said) = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
+        let (turns, mut said) =
+            PieceSync::default().follow((peer.addr, false), &"child".into(), &TASK, Some(3)).await.unwrap();
         assert!(turns, "our own hosts serve by turns");
         let mut numbers = Vec::new();
         while let Some(next) = said.next().await {
@@ -126,7 +127,7 @@ async fn a_quiet_task_is_all_there_is() {
     let peer = Peer::start(None, |config| config.quiet = Duration::from_millis(50)).await;
     let stored = peer.task();
     write(&stored, 0).await;
-    let (_, said) = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
+    let (_, said) = PieceSync::default().follow((peer.addr, false), &"child".into(), &TASK, Some(3)).await.unwrap();
     let said = tokio::time::timeout(SOON, said.collect::<Vec<_>>()).await.unwrap();
     assert_eq!(said.len(), 1);
 }
@@ -137,7 +138,8 @@ async fn a_host_that_holds_a_part_and_downloads_nothing_says_so_at_once() {
     let peer = Peer::start(None, |config| config.quiet = Duration::from_secs(3600)).await;
     let stored = peer.task();
     write(&stored, 0).await;
-    let follow = || async { PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap().1 };
+    let follow =
+        || async { PieceSync::default().follow((peer.addr, false), &"child".into(), &TASK, Some(3)).await.unwrap().1 };
     let mut while_it_grew = follow().await;
     assert_eq!(while_it_grew.next().await.unwrap().unwrap().number, PieceNumber(0));
     write(&stored, 2).await;
@@ -171,7 +173,7 @@ async fn a_parent_is_asked_only_about_pieces_that_the_task_has() {
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     let sync = PieceSync::default();
     for (count, numbers) in [(Some(3), 0..3), (Some(1), 0..1), (None, 0..1), (Some(1 << 20), 0..4096)] {
-        let _none = sync.follow(addr, &"child".into(), &TASK, count).await.unwrap();
+        let _none = sync.follow((addr, false), &"child".into(), &TASK, count).await.unwrap();
         let request = requests.recv().await.unwrap();
         assert_eq!(request.interested_piece_numbers, numbers.collect::<Vec<u32>>(), "{count:?}");
         assert!(request.all_pieces, "ours tells about all, whatever the numbers say");
@@ -182,15 +184,15 @@ async fn a_parent_is_asked_only_about_pieces_that_the_task_has() {
 async fn what_cannot_be_told_is_an_error() {
     let peer = Peer::start(None, |config| config.max_streams = 1).await;
     let sync = PieceSync::default();
-    let missing = sync.follow(peer.addr, &"child".into(), &TASK, Some(3)).await.err();
+    let missing = sync.follow((peer.addr, false), &"child".into(), &TASK, Some(3)).await.err();
     assert_eq!(missing, Some(SyncError::Missing));
     let stored = peer.task();
     stored.set_audience(Audience::Host);
-    let kept = sync.follow(peer.addr, &"child".into(), &TASK, Some(3)).await.err();
+    let kept = sync.follow((peer.addr, false), &"child".into(), &TASK, Some(3)).await.err();
     assert_eq!(kept, Some(SyncError::Missing), "what is for this host alone");
     stored.set_audience(Audience::Private);
-    let _open = sync.follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
-    let full = sync.follow(peer.addr, &"child".into(), &TASK, Some(3)).await.err();
+    let _open = sync.follow((peer.addr, false), &"child".into(), &TASK, Some(3)).await.unwrap();
+    let full = sync.follow((peer.addr, false), &"child".into(), &TASK, Some(3)).await.err();
     assert!(matches!(full, Some(SyncError::Gone(_))), "{full:?}");
     let request = SyncPiecesRequest { task_id: "short".into(), ..SyncPiecesRequest::default() };
     assert_eq!(peer.stub().sync_pieces(request).await.unwrap_err().code(), Code::InvalidArgument);
@@ -202,7 +204,7 @@ async fn a_parent_that_does_not_answer_is_left_in_time() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = piece_sync::Config { head_timeout: Duration::from_millis(50), ..piece_sync::Config::default() };
     let sync = PieceSync::new(config);
-    let error = sync.follow(silent.local_addr().unwrap(), &"child".into(), &TASK, Some(3)).await.err();
+    let error = sync.follow((silent.local_addr().unwrap(), false), &"child".into(), &TASK, Some(3)).await.err();
     assert!(matches!(error, Some(SyncError::Gone(_))), "{error:?}");
 }
 
@@ -210,7 +212,7 @@ async fn a_parent_that_does_not_answer_is_left_in_time() {
 async fn the_drain_ends_the_streams() {
     let peer = Peer::start(None, |_| {}).await;
     let _stored = peer.task();
-    let (_, said) = PieceSync::default().follow(peer.addr, &"child".into(), &TASK, Some(3)).await.unwrap();
+    let (_, said) = PieceSync::default().follow((peer.addr, false), &"child".into(), &TASK, Some(3)).await.unwrap();
     let (drained, said) = tokio::join!(peer.drain.wait(SOON), said.collect::<Vec<_>>());
     assert_eq!((drained, said.len()), (Drained::Clean, 0));
 }

@@ -53,12 +53,15 @@ impl Announcer {
         Self { client, host, locate: Arc::new(locate), inventory: Box::new(inventory), config }
     }
 
-    /// Runs until the drain begins; then the host takes its leave.
+    /// Runs until the drain begins; then the host takes its leave, unless another process goes on in its place.
     pub async fn run(self, drain: Watch) {
         let _guard = drain.guard();
         tokio::select! {
             () = self.announce() => {}
             () = drain.draining() => {}
+        }
+        if drain.is_handed_over() {
+            return;
         }
         let leave = tokio::time::timeout(LEAVE_TIME, self.client.leave(&self.host.id));
         if let Ok(Err(error)) = leave.await {
@@ -222,6 +225,7 @@ mod tests {
             upload_slots: 1,
             idc: String::new(),
             location: String::new(),
+            tls: false,
         };
         let (noting, mut noted) = mpsc::unbounded_channel();
         let drain = Drain::new();

@@ -165,6 +165,7 @@ fn host(n: u8) -> HostInfo {
         upload_slots: 10,
         idc: String::new(),
         location: String::new(),
+        tls: false,
     }
 }
 

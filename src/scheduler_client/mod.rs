@@ -30,6 +30,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
 pub use announcer::{Announcer, Inventory};
+pub use damselfly_api::member::Membership;
 pub use damselfly_api::token::ShowToken;
 pub use discovery::Discovery;
 pub use embedded::Embedded;
@@ -103,6 +104,8 @@ pub struct Config {
     pub backoff_most: Duration,
     /// The fleet's token, shown with every call.
     pub token: ShowToken,
+    /// What is shown to schedulers, which have to be members too.
+    pub membership: Option<Membership>,
 }
 
 impl Default for Config {
@@ -116,6 +119,7 @@ impl Default for Config {
             backoff_least: Duration::from_secs(1),
             backoff_most: Duration::from_secs(10),
             token: ShowToken::default(),
+            membership: None,
         }
     }
 }

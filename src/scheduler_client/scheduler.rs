@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use damselfly_api::member;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
@@ -38,7 +39,7 @@ impl Scheduler {
             .http2_keep_alive_interval(config.keepalive_interval)
             .keep_alive_timeout(config.keepalive_timeout)
             .tcp_nodelay(true);
-        Ok(Self { addr, channel: endpoint.connect_lazy(), state: Mutex::default() })
+        Ok(Self { addr, channel: member::channel(&endpoint, config.membership.as_ref()), state: Mutex::default() })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

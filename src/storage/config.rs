@@ -50,7 +50,7 @@ pub enum StorageError {
     #[error("there is no store: {0}")]
     Unavailable(String),
     /// Another process uses the directory.
-    #[error("the storage directory {} is in use by another daemon", .0.display())]
+    #[error("the storage directory {} is in use by another daemon (--take-over takes over from it)", .0.display())]
     InUse(PathBuf),
     /// The task exists with another geometry and is in use.
     #[error("the task is stored with another length or piece length and is in use")]

@@ -512,3 +512,33 @@ async fn a_store_whose_directory_vanishes_is_given_up_and_made_again() {
     assert_eq!(storage.list(), []);
     drop(filled(&storage, 1).await);
 }
+
+#[tokio::test]
+async fn a_store_that_was_given_away_is_the_next_ones_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(config(&dir)).unwrap();
+    let task = storage.create(new_task(1)).unwrap();
+    fill(&task, 0).await;
+    let mut writer = task.claim(PieceNumber(1)).unwrap();
+    assert!(!storage.release("told to"), "a piece is being written");
+    assert!(storage.missing().is_none() && Storage::open(config(&dir)).is_err(), "and nothing has changed");
+    writer.write(bytes_of(writer.span())).await.unwrap();
+    writer.finish().unwrap();
+    drop(storage.create(new_task(2)).unwrap());
+    assert!(storage.release("told to"));
+
+    let next = Storage::open(config(&dir)).unwrap();
+    assert_eq!(next.list().len(), 2);
+    assert_eq!(next.peek(&id(1)).unwrap().held_pieces().len(), 2, "all that was recorded is committed");
+    assert_eq!(task.read(span(&task, PieceNumber(1))).await.unwrap(), bytes_of(span(&task, PieceNumber(1))));
+    assert_eq!(storage.missing().as_deref(), Some("told to"));
+    assert!(storage.get(&id(1)).is_none() && !storage.look_after());
+    assert!(matches!(storage.create(new_task(3)), Err(StorageError::Unavailable(_))));
+    storage.remove(&id(2));
+    storage.sweep_at(u64::MAX);
+    storage.flush().await;
+    drop((task, storage));
+    assert!(content_file(&dir, 1).exists() && content_file(&dir, 2).exists());
+    drop(next);
+    assert_eq!(Storage::open(config(&dir)).unwrap().list().len(), 2);
+}

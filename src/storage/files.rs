@@ -20,7 +20,7 @@ pub(super) struct Files {
     content: PathBuf,
     /// Which directory that was, by device and inode: another one may come to be at its path.
     opened: (u64, u64),
-    _lock: File,
+    lock: File,
 }
 
 /// The room on the file system, in bytes.
@@ -49,10 +49,17 @@ impl Files {
         match lock.try_lock() {
             Ok(()) => {
                 let opened = identity(&content).map_err(StorageError::io("look at", &content))?;
-                Ok(Self { dir: dir.to_owned(), content, opened, _lock: lock })
+                Ok(Self { dir: dir.to_owned(), content, opened, lock })
             }
             Err(TryLockError::WouldBlock) => Err(StorageError::InUse(dir.to_owned())),
             Err(TryLockError::Error(source)) => Err(StorageError::Io { doing: "lock", path, source }),
+        }
+    }
+
+    /// Lets another process have the directory.
+    pub(super) fn unlock(&self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(dir = %self.dir.display(), %error, "the storage directory stays locked until this process ends");
         }
     }
 

@@ -25,7 +25,7 @@
 //!
 //! # Limits
 //! Pieces of a task: [`damselfly_core::MAX_PIECES`]. Bytes a read: [`MAX_READ`]. Bytes waiting in a writer:
-//! [`writer::MAX_QUEUED`]. Operations waiting for commit: [`recorder::MAX_PENDING`]. A task's record:
+//! [`writer::MAX_QUEUED`]. Writers that write at a time: [`writer::WRITES`]. Operations waiting for commit: [`recorder::MAX_PENDING`]. A task's record:
 //! [`record::MAX_RECORD`]. Memory: about 100 bytes a piece held.
 
 mod check;

@@ -76,6 +76,10 @@ impl Recorder {
     /// Hands over one change. Changes are committed in the order in which they are pushed.
     pub(super) fn push(&self, op: Op) {
         let mut queue = self.shared.queue();
+        // The store is another process's.
+        if queue.closing {
+            return;
+        }
         if queue.ops.len() >= MAX_PENDING {
             self.shared.metrics.records_dropped.inc();
             return;
@@ -95,22 +99,34 @@ impl Recorder {
     /// Waits until everything pushed so far is committed, or has failed once.
     pub(super) async fn flush(&self) {
         let (done, wait) = oneshot::channel();
-        self.shared.queue().flushes.push(done);
+        {
+            let mut queue = self.shared.queue();
+            if queue.closing {
+                return;
+            }
+            queue.flushes.push(done);
+        }
         self.shared.work.notify_one();
         // An error means that the thread has ended, after its last commit.
         let _ = wait.await;
     }
 }
 
-impl Drop for Recorder {
-    /// Waits for the last commit.
-    fn drop(&mut self) {
+impl Recorder {
+    /// Takes nothing more, waits for the last commit, and closes the store. Blocking.
+    pub(super) fn close(&self) {
         self.shared.queue().closing = true;
         self.shared.work.notify_one();
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the storage's recorder thread failed");
         }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -2,6 +2,7 @@
 //! left.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,8 @@ use super::redb_ledger::RedbLedger;
 use super::room::Totals;
 use super::table::{Table, in_use};
 use super::task::{Place, Shared, StoredTask, TaskState};
+use super::writer::WRITES;
+use crate::limit::Slots;
 
 /// A task to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +107,8 @@ pub struct Storage {
 }
 
 struct Slot {
+    /// Held by what opens, closes or tidies the store. Whether the directory was given to another process.
+    upkeep: Mutex<bool>,
     config: Config,
     metrics: Metrics,
     dropped: Arc<Dropped>,
@@ -118,6 +123,8 @@ pub(super) struct Inner {
     order: Mutex<()>,
     pub(super) shared: Arc<Shared>,
     dropped: Arc<Dropped>,
+    /// The directory is another process's: nothing in it is made, removed or recorded any more. Set under the order.
+    released: AtomicBool,
 }
 
 impl std::fmt::Debug for Storage {
@@ -155,7 +162,8 @@ impl Storage {
     pub fn in_memory(quota: u64) -> Self {
         let config = Config { quota, ..Config::default() };
         let (metrics, totals, check_interval) = (Metrics::default(), Totals::default(), config.check_interval);
-        let shared = Shared { recorder: None, files: None, metrics, totals, check_interval };
+        let writes = Slots::new(WRITES);
+        let shared = Shared { recorder: None, files: None, metrics, totals, check_interval, writes };
         let inner = Inner::new(config.clone(), shared, Arc::default());
         Self::with(config, Ok(Arc::new(inner)))
     }
@@ -166,7 +174,8 @@ impl Storage {
             Err(_) => Default::default(),
         };
         metrics.available.set(i64::from(inner.is_ok()));
-        Self { slot: Arc::new(Slot { config, metrics, dropped, inner: RwLock::new(inner) }) }
+        let (upkeep, inner) = (Mutex::new(false), RwLock::new(inner));
+        Self { slot: Arc::new(Slot { upkeep, config, metrics, dropped, inner }) }
     }
 
     fn open_store(&self, wrap: impl FnOnce(Box<dyn Ledger>) -> Box<dyn Ledger>) -> Result<(), StorageError> {
@@ -195,10 +204,41 @@ impl Storage {
         self.slot.inner.read().unwrap_or_else(PoisonError::into_inner).as_ref().err().cloned()
     }
 
+    fn upkeep(&self) -> MutexGuard<'_, bool> {
+        self.slot.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the directory to another process, for this reason: what is recorded is committed, and the lock is let go.
+    /// Who reads a task goes on with it. Says whether that was done: not while a piece is being written. Blocking, and
+    /// final.
+    pub fn release(&self, why: &str) -> bool {
+        let mut released = self.upkeep();
+        let Some(inner) = self.inner() else {
+            *released = true;
+            return true;
+        };
+        let _order = inner.order();
+        if inner.tasks().all().any(|task| task.is_written()) {
+            return false;
+        }
+        *released = true;
+        self.put(Err(why.to_owned()));
+        inner.released.store(true, Ordering::Release);
+        if let Some(recorder) = &inner.shared.recorder {
+            recorder.close();
+        }
+        if let Some(files) = &inner.shared.files {
+            files.unlock();
+        }
+        true
+    }
+
     /// Gives the store up if its directory has vanished, and opens it if there is none. Says whether it was opened. Who
     /// holds a task of a store that was given up goes on with it. Blocking; to be called every few seconds.
     pub fn look_after(&self) -> bool {
+        let released = self.upkeep();
         match self.inner() {
+            _ if *released => false,
             Some(inner) => {
                 let vanished = inner.shared.files.as_ref().and_then(|files| files.missing());
                 if let Some(error) = vanished {
@@ -248,6 +288,7 @@ impl Storage {
     pub fn create(&self, new: NewTask) -> Result<StoredTask, StorageError> {
         let inner = self.inner().ok_or_else(|| self.unavailable())?;
         let _order = inner.order();
+        inner.ours()?;
         inner.begin(new)
     }
 
@@ -262,6 +303,7 @@ impl Storage {
     pub fn create_for(&self, new: NewTask, wanted: &PieceSet) -> Result<StoredTask, StorageError> {
         let inner = self.inner().ok_or_else(|| self.unavailable())?;
         let _order = inner.order();
+        inner.ours()?;
         let id = new.id;
         let task = inner.begin(new)?;
         match inner.promise(&task.state, wanted) {
@@ -281,7 +323,9 @@ impl Storage {
     pub fn remove(&self, id: &TaskId) {
         let Some(inner) = self.inner() else { return };
         let _order = inner.order();
-        inner.drop_task(id);
+        if inner.ours().is_ok() {
+            inner.drop_task(id);
+        }
     }
 
     /// What was removed since this was last asked, and is not stored again; `None` if it was too much to remember.
@@ -354,6 +398,7 @@ impl Storage {
     }
 
     pub(super) fn sweep_at(&self, now: u64) -> Swept {
+        let _upkeep = self.upkeep();
         let Some(inner) = self.inner() else { return Swept::default() };
         // Looks at every file, which must not hold up who takes room.
         inner.give_back_leftovers();
@@ -386,7 +431,16 @@ fn over(task: &TaskState, now: u64, ttl: u64) -> Option<(TaskId, bool)> {
 
 impl Inner {
     fn new(config: Config, shared: Shared, dropped: Arc<Dropped>) -> Self {
-        Self { config, tasks: Mutex::default(), order: Mutex::default(), shared: Arc::new(shared), dropped }
+        let (tasks, order, released) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self { config, tasks, order, shared: Arc::new(shared), dropped, released }
+    }
+
+    /// Whether the directory is still ours; the caller holds the order.
+    fn ours(&self) -> Result<(), StorageError> {
+        match self.released.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(StorageError::Unavailable("another process has taken it over".into())),
+        }
     }
 
     fn open(
@@ -400,7 +454,8 @@ impl Inner {
         let recorder = Recorder::start(wrap(Box::new(ledger)), metrics.clone())
             .map_err(StorageError::io("start the recorder of", &config.dir))?;
         let (totals, check_interval) = (Totals::default(), config.check_interval);
-        let shared = Shared { recorder: Some(recorder), files: Some(files), metrics, totals, check_interval };
+        let writes = Slots::new(WRITES);
+        let shared = Shared { recorder: Some(recorder), files: Some(files), metrics, totals, check_interval, writes };
         let inner = Self::new(config, shared, dropped);
         inner.restore(kept)?;
         Ok(inner)

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ use super::recorder::Recorder;
 use super::room::{Totals, Weight};
 use super::store::Inner;
 use super::writer::PieceWriter;
+use crate::limit::{Priority, Slots};
 
 /// The most bytes of one [`StoredTask::read`].
 pub const MAX_READ: u64 = 1 << 20;
@@ -49,6 +51,8 @@ pub(super) struct Shared {
     pub(super) totals: Totals,
     /// See [`super::Config::check_interval`].
     pub(super) check_interval: Duration,
+    /// For writers.
+    pub(super) writes: Slots,
 }
 
 impl Shared {
@@ -79,6 +83,8 @@ pub(super) struct TaskState {
     pieces_changed: watch::Sender<u64>,
     /// How many pieces were found damaged.
     pub(super) losses: watch::Sender<u64>,
+    /// How urgent it is to whom it is written for.
+    priority: AtomicU8,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -189,6 +195,7 @@ impl TaskState {
             changed: watch::Sender::new(0),
             pieces_changed: watch::Sender::new(0),
             losses: watch::Sender::new(0),
+            priority: AtomicU8::new(Priority::default().level()),
             shared,
         }
     }
@@ -363,6 +370,11 @@ impl TaskState {
             tracing::debug!(task = %self.id, %error, "a content file's unused space cannot be given back");
         }
         absent.into_iter().for_each(|piece| self.release(piece));
+    }
+
+    /// Whether somebody writes a piece, or may still.
+    pub(super) fn is_written(&self) -> bool {
+        !self.pieces().claims.is_empty()
     }
 
     /// How many pieces are good, and how many are to be checked.
@@ -644,6 +656,16 @@ impl StoredTask {
             pieces.state.verified = true;
             self.state.record_state(&pieces);
         }
+    }
+
+    /// How urgent what is written of it is, beside what is written of others.
+    pub fn priority(&self) -> Priority {
+        Priority::new(self.state.priority.load(Ordering::Relaxed)).unwrap_or_default()
+    }
+
+    /// Notes how urgent it is now.
+    pub fn set_priority(&self, priority: Priority) {
+        self.state.priority.store(priority.level(), Ordering::Relaxed);
     }
 
     /// Whom the content may be given to.

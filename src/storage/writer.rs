@@ -5,6 +5,9 @@
 //! is read while the bytes before are hashed, and how much goes into one write follows from how fast they come. The
 //! last `write` of a piece returns when all is settled, so that the digest is there and `finish` has nothing to wait for.
 //!
+//! Only so many drains write at a time ([`WRITES`]). While more want to, those of the most urgent tasks go first, and a
+//! drain that goes on gives way after each write.
+//!
 //! **The claim belongs to whoever may still write**: it moves into the drain and back, and is released where it is
 //! dropped. A dropped writer, or a dropped `write` future, can't leave a late write behind that another writer races.
 
@@ -16,12 +19,16 @@ use damselfly_core::{ByteRange, PieceDigest, PieceHasher, PieceNumber};
 use tokio::sync::Notify;
 
 use super::task::StoredTask;
+use crate::limit::Slot;
 
 /// The most bytes that wait in a writer's queue (and at most one buffer more): a writer holds about twice that.
 pub(super) const MAX_QUEUED: usize = 1 << 20;
 
 /// A drain is started when this much waits, unless the bytes are published: then at once.
 const BATCH: usize = 256 << 10;
+
+/// How many drains write at a time. More only wait for each other in the file system and at the disk.
+pub(super) const WRITES: usize = 8;
 
 /// Fewer bytes were written than the piece has, or a write failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,15 +121,38 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what waits until nothing does; blocking.
-    fn drain(&self, mut core: Box<Core>) {
+    /// Has what waits written by a blocking thread, in its turn.
+    fn start(self: &Arc<Self>, core: Box<Core>) {
+        let inbox = Arc::clone(self);
+        let (slots, priority) = (core.claim.task.state.shared.writes.clone(), core.claim.task.priority());
+        if let Some(slot) = slots.try_take(priority) {
+            tokio::task::spawn_blocking(move || inbox.write(core, slot));
+            return;
+        }
+        tokio::spawn(async move {
+            let slot = slots.take(priority).await;
+            tokio::task::spawn_blocking(move || inbox.write(core, slot));
+        });
+    }
+
+    /// Writes what waits, or as much of it as the others leave time for; blocking.
+    fn write(self: Arc<Self>, core: Box<Core>, slot: Slot) {
+        if let Some(core) = self.drain(core, &slot) {
+            drop(slot);
+            self.start(core);
+        }
+    }
+
+    /// Writes what waits until nothing does, or somebody else wants the slot: then there is more to do. Blocking.
+    fn drain(&self, mut core: Box<Core>, slot: &Slot) -> Option<Box<Core>> {
         if let Some(recorder) = &core.claim.task.state.shared.recorder {
             recorder.wait_for_room();
         }
+        let mut has_written = false;
         loop {
             let mut state = self.state();
             if state.abandoned {
-                return;
+                return None;
             }
             if state.queue.is_empty() {
                 state.pen = if core.written == core.span.len() {
@@ -133,6 +163,9 @@ impl Inbox {
                 };
                 break;
             }
+            if has_written && slot.is_wanted() {
+                return Some(core);
+            }
             let batch = std::mem::take(&mut state.queue);
             state.queued = 0;
             drop(state);
@@ -141,8 +174,10 @@ impl Inbox {
                 self.state().pen = Pen::Failed(error.kind());
                 break;
             }
+            has_written = true;
         }
         self.moved.notify_one();
+        None
     }
 }
 
@@ -223,8 +258,7 @@ impl PieceWriter {
             return;
         }
         if let Pen::Idle(core) = std::mem::replace(&mut state.pen, Pen::Draining) {
-            let inbox = Arc::clone(&self.inbox);
-            tokio::task::spawn_blocking(move || inbox.drain(core));
+            self.inbox.start(core);
         }
     }
 
@@ -280,5 +314,63 @@ impl std::fmt::Debug for PieceWriter {
             .field("piece", &self.piece)
             .field("written", &self.accepted)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use damselfly_core::swarm::Origin;
+    use damselfly_core::{Audience, Geometry, TaskId};
+
+    use super::*;
+    use crate::limit::Priority;
+    use crate::storage::{NewTask, Storage};
+
+    fn task(storage: &Storage, number: u8, level: u8) -> StoredTask {
+        let new = NewTask {
+            id: TaskId::from_bytes([number; 32]),
+            geometry: Geometry::new(8 << 20, 4 << 20).unwrap(),
+            digest: None,
+            origin: Origin::default(),
+            headers: Vec::new(),
+            audience: Audience::Public,
+        };
+        let task = storage.create(new).unwrap();
+        task.set_priority(Priority::new(level).unwrap());
+        task
+    }
+
+    /// While all slots are taken two downloads want to write, the urgent one last.
+    #[tokio::test]
+    async fn what_is_urgent_is_written_first() {
+        let storage = Storage::in_memory(1 << 30);
+        let (late, urgent) = (task(&storage, 1, 3), task(&storage, 2, 6));
+        let slots = late.state.shared.writes.clone();
+        let mut held: Vec<Slot> = (0..WRITES).map(|_| slots.try_take(Priority::HIGHEST).unwrap()).collect();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut writing = Vec::new();
+        for (name, task) in [("late", &late), ("late too", &late), ("urgent", &urgent)] {
+            let piece = PieceNumber(u32::from(name == "late too"));
+            let mut writer = task.claim(piece).unwrap();
+            let order = Arc::clone(&order);
+            writing.push(tokio::spawn(async move {
+                for _ in 0..4 {
+                    writer.write(vec![7; 1 << 20].into()).await.unwrap();
+                }
+                order.lock().unwrap().push(name);
+                writer.finish().unwrap();
+            }));
+            while held[0].waiting() < writing.len() {
+                tokio::task::yield_now().await;
+            }
+        }
+        held.pop();
+        for writing in writing {
+            writing.await.unwrap();
+        }
+        assert_eq!(order.lock().unwrap()[0], "urgent");
+        assert!(urgent.has(PieceNumber(0)) && late.has(PieceNumber(0)) && late.has(PieceNumber(1)));
     }
 }

@@ -74,37 +74,51 @@ fn the_administration_answers() {
     }
 }
 
+/// Waits until the daemon says that it is ending.
+fn wait_until_draining(daemon: &Daemon) {
+    wait_for("the drain", || (daemon.admin("/ready").status == 503).then_some(()));
+}
+
 #[test]
-fn sigterm_lets_a_download_finish_and_exits_0() {
+fn sigterm_lets_a_download_finish_and_serves_who_comes_meanwhile() {
     let origin = Origin::start();
-    let mut daemon = Daemon::plan("h1").start();
+    let mut daemon = Daemon::plan("h1").set("drain.grace", "10m").start();
     let file = random(13 * MIB, 500);
     let gate = Gate::at(5 * MIB);
     origin.put("/big.bin", Page::file(file.clone()).gate(&gate));
+    origin.put("/page", Page::plain("a page"));
+    origin.put("/other.bin", Page::file(file.clone()));
     let mut open = Ask::get(&origin.url("/big.bin")).via(daemon.proxy()).open();
     let begun = open.read(MIB);
-    let proxy = daemon.proxy();
     daemon.process.signal(Signal::TERM);
-    crate::harness::wait_for("the listener to close", || std::net::TcpStream::connect(proxy).is_err().then_some(()));
+    wait_until_draining(&daemon);
+    for _ in 0..3 {
+        let page = daemon.get(&origin.url("/page"));
+        page.assert_is(b"a page");
+        assert_eq!(page.line("connection"), "close");
+    }
+    let written = daemon.metric(&["storage_pieces_written"]);
+    daemon.get(&origin.url("/other.bin")).assert_is(&file);
+    assert_eq!(daemon.metric(&["storage_pieces_written"]), written, "a download was begun");
     assert!(daemon.process.is_running(), "it has not waited for the download");
     gate.open();
     let rest = open.rest();
     assert_eq!(rest.ending, Ending::Whole);
     rest.assert_body(&file[begun.len()..]);
     assert_eq!(daemon.process.wait().code(), Some(0));
+    assert!(std::net::TcpStream::connect(daemon.proxy()).is_err());
     assert!(!daemon.data("addresses.json").exists(), "addresses.json was left behind");
 }
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let origin = Origin::start();
-    let mut daemon = Daemon::plan("h1").start();
+    let mut daemon = Daemon::plan("h1").set("drain.grace", "10m").start();
     origin.put("/big.bin", Page::file(random(13 * MIB, 501)).gate(&Gate::at(MIB)));
     let mut open = Ask::get(&origin.url("/big.bin")).via(daemon.proxy()).open();
     open.read(MIB / 2);
     daemon.process.signal(Signal::TERM);
-    let proxy = daemon.proxy();
-    crate::harness::wait_for("the listener to close", || std::net::TcpStream::connect(proxy).is_err().then_some(()));
+    wait_until_draining(&daemon);
     daemon.process.signal(Signal::TERM);
     daemon.process.wait();
     assert!(matches!(open.rest().ending, Ending::Broken(_)));
@@ -168,9 +182,10 @@ fn a_hangup_takes_over_what_is_logged_and_ends_nothing() {
 fn the_units_are_as_systemd_wants_them() {
     let Some(analyze) = Tool::find("systemd-analyze") else { return };
     let home = tempfile::tempdir().expect("a temporary directory");
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
+    std::fs::copy(units.join("dfdaemon.socket"), home.path().join("dfdaemon.socket")).expect("the unit");
     for (unit, program) in [("dfdaemon.service", "dfdaemon"), ("damselfly-scheduler.service", "scheduler")] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd").join(unit);
-        let text = std::fs::read_to_string(path).expect("the unit");
+        let text = std::fs::read_to_string(units.join(unit)).expect("the unit");
         let installed = format!("/usr/local/bin/{program}");
         assert!(text.contains(&installed), "{text}");
         let here = home.path().join(unit);
@@ -179,4 +194,6 @@ fn the_units_are_as_systemd_wants_them() {
         let done = analyze.run(&["verify", &here.to_string_lossy()]);
         assert!(done.ok && done.errors.is_empty(), "{unit}: {}", done.errors);
     }
+    let done = analyze.run(&["verify", &home.path().join("dfdaemon.socket").to_string_lossy()]);
+    assert!(done.ok && done.errors.is_empty(), "dfdaemon.socket: {}", done.errors);
 }

@@ -12,6 +12,7 @@
 //!   gives. Our own messages inside a `oneof` go only to a peer that has said that it knows them.
 
 pub mod convert;
+pub mod member;
 pub mod token;
 pub mod vortex;
 

@@ -35,6 +35,8 @@ pub struct HostInfo {
     pub idc: String,
     /// Where it stands, from the widest to the narrowest, split by `|`; or empty.
     pub location: String,
+    /// Whether its gRPC and piece data ports speak TLS with members of its fleet.
+    pub tls: bool,
 }
 
 /// May this peer fetch from the source?
@@ -196,6 +198,8 @@ pub struct Offer {
     pub host: HostId,
     /// Its peer gRPC address; where it serves piece data it says itself.
     pub rpc: SocketAddr,
+    /// Whether it speaks TLS there with members of its fleet.
+    pub tls: bool,
 }
 
 /// What the scheduler tells a registered peer. Silence means: wait.

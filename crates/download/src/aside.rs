@@ -16,7 +16,7 @@ use super::{Action, Download};
 pub(super) struct Aside {
     pub(super) next: u32,
     pub(super) end: u32,
-    lived: Moment,
+    pub(super) lived: Moment,
 }
 
 impl Aside {

@@ -87,7 +87,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            concurrent_pieces: 12,
+            concurrent_pieces: 8,
             pieces_per_parent: 4,
             turns_at_once: 4,
             slow_margin: Duration::from_millis(300),

@@ -1,5 +1,7 @@
 //! What the driver tells the machine, and what the machine asks of the driver.
 
+use std::time::Duration;
+
 use damselfly_core::swarm::{Answer, Offer, PieceFault, Report, SourceWish};
 use damselfly_core::{Blake3, ByteRange, Geometry, PeerId, PieceDigest, PieceNumber, PieceSet, RangeWish};
 
@@ -173,6 +175,12 @@ pub enum Event {
     WantWhole,
     /// All pieces are here, but the whole does not have the digest that the content is named by.
     DigestMismatch,
+    /// This host's own limit of bandwidth has held up what comes, for so long since this was last said. That is told before
+    /// anything else that happens.
+    HeldUp {
+        /// For how long.
+        by: Duration,
+    },
     /// The deadline has come.
     Timer,
     /// The daemon is stopping: only what readers need is still fetched.

@@ -49,7 +49,7 @@ pub(super) struct Late {
     /// each, for a source that is slow is slower still if a herd asks it for single pieces.
     in_a_row: u32,
     /// When readers who read here and there have waited long enough.
-    hurry: Option<Moment>,
+    pub(super) hurry: Option<Moment>,
     /// This download's share of the fleet's jitter.
     jitter: Duration,
 }

@@ -15,6 +15,7 @@
 //! - Actions are done in the order in which they are polled.
 //! - The stream of an [`Action::ReadAside`] tells of its pieces with [`Event::PieceHeld`], and of its end with one
 //!   [`Event::AsideEnded`], unless [`Action::StopAside`] came first.
+//! - What this host's own limit of bandwidth held up is told with [`Event::HeldUp`] before anything else that happens.
 //! - Every [`Action::AskTurn`] is answered by one [`Event::Turn`] or [`Event::TurnRefused`], unless the parent is left.
 //!
 //! Pieces come from several places at once. The scheduler leases runs of pieces to be read from the source; all others
@@ -31,6 +32,7 @@ mod config;
 mod event;
 mod from_parents;
 mod from_source;
+mod held_up;
 mod inflow;
 mod late;
 mod link;

@@ -41,6 +41,8 @@ pub struct Download {
     /// How many others have been chosen since.
     pub(super) since_urgent: u32,
     pub(super) inflow: Inflow,
+    /// Until then few pieces come at a time, because this host's own limit held them up.
+    pub(super) few_until: Option<Moment>,
     pub(super) started: Moment,
     /// Whether a kept piece came from a parent.
     pub(super) from_parents: bool,
@@ -71,6 +73,7 @@ impl Download {
             urgent: now,
             since_urgent: config.urgent_share,
             inflow: Inflow::default(),
+            few_until: None,
             started: now,
             from_parents: false,
             alone: false,
@@ -153,6 +156,7 @@ impl Download {
                 self.readers.ever = true;
                 self.want();
             }
+            Event::HeldUp { by } => self.held_up(now, by),
             Event::Timer => {}
         }
         let grace = self.config.leftover_grace;
@@ -402,7 +406,7 @@ impl Download {
             let quick = pieces.fetches.values().filter(|fetch| fetch.by_turn && !fetch.slow);
             // One of them may have been taken over for a reader.
             assert!(
-                quick.count() <= self.config.turns_at_once as usize * super::turns::MOST_TURNS + 1,
+                quick.count() <= (self.config.turns_at_once * super::turns::MOST_TURNS) as usize + 1,
                 "too many turns"
             );
             for (peer, parent) in &self.parents.followed {

@@ -26,7 +26,7 @@ pub(crate) fn peer(name: &str) -> PeerId {
 }
 
 pub(crate) fn offer(name: &str) -> Offer {
-    Offer { peer: peer(name), host: name.into(), rpc: ([127, 0, 0, 1], 1).into() }
+    Offer { peer: peer(name), host: name.into(), rpc: ([127, 0, 0, 1], 1).into(), tls: false }
 }
 
 pub(crate) fn setup(pieces: Option<u64>) -> Setup {
@@ -193,6 +193,8 @@ pub enum Step {
     Lease(u32, u32),
     /// The second stream ends by itself.
     AsideEnds,
+    /// This host's own limit has held it up for so many milliseconds.
+    HeldUp(u32),
 }
 
 impl Step {
@@ -200,6 +202,9 @@ impl Step {
     fn read(bytes: &mut impl Iterator<Item = u8>) -> Option<Self> {
         let kind = bytes.next()?;
         let mut number = |below: u32| bytes.next().map_or(0, u32::from) % below;
+        if kind >= 250 {
+            return Some(Self::HeldUp(100 * number(50)));
+        }
         Some(match kind % 25 {
             0 => Self::Wait,
             1 => {
@@ -407,6 +412,12 @@ impl Run {
                 Event::ReaderWants { reader: ReaderId(who), wish: RangeWish::Span(from, from + len - 1) }
             }
             Step::At(who, offset) => Event::ReaderAt { reader: ReaderId(who), offset },
+            Step::HeldUp(millis) => {
+                // A driver tells no more than the time that has passed.
+                self.now = self.now + Duration::from_millis(millis.into());
+                self.stood_still = 0;
+                Event::HeldUp { by: Duration::from_millis(millis.into()) }
+            }
             Step::Leave(who) => Event::ReaderGone { reader: ReaderId(who) },
             Step::Whole => Event::WantWhole,
             Step::Drain => Event::Drain,

@@ -27,7 +27,7 @@ impl Download {
         let turns = self.turns_deadline();
         let others = [self.source.deadline(&self.config), self.link.again, self.late_deadline(), self.aside_deadline()];
         let leftover = self.readers.deadline(self.config.leftover_grace);
-        [fetch, resort, turns, leftover].into_iter().chain(others).flatten().min()
+        [fetch, resort, turns, leftover, self.few_until].into_iter().chain(others).flatten().min()
     }
 
     /// Whether something is under way that will bring a piece or fail.
@@ -54,6 +54,7 @@ impl Download {
         if !self.readers.any() {
             return;
         }
+        self.expire_held_up(now);
         self.expire(now);
         self.expire_aside(now);
         // What is not wanted of a lease is given back before another one is asked for.
@@ -147,7 +148,7 @@ impl Download {
     /// pieces fetch different ones first, and have something to give each other.
     fn choose(&mut self, now: Moment) -> Option<PieceNumber> {
         let pieces = self.pieces.as_ref()?;
-        let room = pieces.fetches.len() < self.config.concurrent_pieces as usize;
+        let room = pieces.fetches.len() < self.pieces_at_once();
         if !room || pieces.ready().is_empty() || !self.parents.any_free() {
             return None;
         }

@@ -20,7 +20,7 @@ const PRESSED: usize = 2;
 /// What a piece is taken to need from a parent while nothing is known.
 const USUAL: Duration = Duration::from_secs(1);
 /// How many times as many turns as usual are used while the link has room.
-pub(super) const MOST_TURNS: usize = 2;
+pub(super) const MOST_TURNS: u32 = 2;
 /// A fetch is slow after so many times the usual.
 const SLOW_FACTOR: u32 = 3;
 
@@ -50,14 +50,14 @@ impl Download {
 
     /// How many pieces that are not slow come in turns at a time.
     fn turns_at_once(&self, now: Moment) -> usize {
-        let usual = self.config.turns_at_once as usize;
-        if self.inflow.is_slack(now) { usual * MOST_TURNS } else { usual }
+        let more = if self.inflow.is_slack(now) { MOST_TURNS } else { 1 };
+        self.within(self.config.turns_at_once * more)
     }
 
     /// Whether one more piece may come in it.
     fn has_room(&self, now: Moment) -> bool {
         let fetches = self.pieces.as_ref().map_or(0, |pieces| pieces.fetches.len());
-        self.has_turn(now) && fetches < self.config.concurrent_pieces as usize
+        self.has_turn(now) && fetches < self.pieces_at_once()
     }
 
     /// Asks every parent for a turn that could use it; a few of those that have what a reader has waited for long, for that

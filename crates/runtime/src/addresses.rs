@@ -16,6 +16,7 @@ pub const NAME: &str = "addresses.json";
 #[derive(Debug)]
 pub struct AddressesFile {
     path: PathBuf,
+    stays: bool,
 }
 
 impl AddressesFile {
@@ -35,13 +36,20 @@ impl AddressesFile {
         text.push(b'\n');
         fs::write(&fresh, text)?;
         fs::rename(&fresh, &path)?;
-        Ok(Self { path })
+        Ok(Self { path, stays: false })
+    }
+
+    /// Leaves it to a process that listens in this one's place, and has written its own.
+    pub fn leave(mut self) {
+        self.stays = true;
     }
 }
 
 impl Drop for AddressesFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if !self.stays {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

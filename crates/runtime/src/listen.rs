@@ -67,6 +67,7 @@ pub struct UnixSocket {
 pub struct UnixSocketPath {
     path: PathBuf,
     inode: (u64, u64),
+    stays: bool,
 }
 
 impl UnixSocketPath {
@@ -74,12 +75,17 @@ impl UnixSocketPath {
     pub fn as_path(&self) -> &Path {
         &self.path
     }
+
+    /// Leaves it to a process that listens there in this one's place.
+    pub fn leave(mut self) {
+        self.stays = true;
+    }
 }
 
 impl Drop for UnixSocketPath {
     fn drop(&mut self) {
         // Another process may have taken the place since: its socket is not ours to remove.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode) {
+        if !self.stays && fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -91,13 +97,15 @@ pub async fn unix(path: &Path, mode: u32, setting: &str) -> Result<UnixSocket, L
     let fail = |error| ListenError::new(path.display(), setting, error);
     remove_stale(path).await.map_err(fail)?;
     let listener = UnixListener::bind(path).map_err(fail)?;
-    let set_up = || {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        let found = fs::symlink_metadata(path)?;
-        Ok((found.dev(), found.ino()))
-    };
-    let inode = set_up().map_err(fail)?;
-    Ok(UnixSocket { listener, path: UnixSocketPath { path: path.to_owned(), inode } })
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(fail)?;
+    inherited_unix(listener, path, false).map_err(fail)
+}
+
+/// A Unix socket at `path` that another process has made; its path `stays` if that one goes on listening.
+pub fn inherited_unix(listener: UnixListener, path: &Path, stays: bool) -> io::Result<UnixSocket> {
+    let found = fs::symlink_metadata(path)?;
+    let inode = (found.dev(), found.ino());
+    Ok(UnixSocket { listener, path: UnixSocketPath { path: path.to_owned(), inode, stays } })
 }
 
 async fn remove_stale(path: &Path) -> io::Result<()> {

@@ -54,6 +54,26 @@ pub struct Security {
     pub token: Option<Secret>,
     /// A file that holds it.
     pub token_file: Option<PathBuf>,
+    /// The authority that signs the certificates of the fleet's members.
+    pub ca_cert: Option<PathBuf>,
+    /// This member's certificate.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// Whether only members are heard.
+    #[serde(rename = "requireTLS")]
+    pub require_tls: bool,
+}
+
+/// Where a member's certificate is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberFiles {
+    /// The authority that signs the certificates of the fleet's members.
+    pub ca_cert: PathBuf,
+    /// This member's certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 impl Security {
@@ -81,6 +101,36 @@ impl Security {
     }
 }
 
+impl Security {
+    /// Whether strangers are refused.
+    pub const fn demands(&self) -> bool {
+        self.require_tls || self.token.is_some() || self.token_file.is_some()
+    }
+
+    /// Goes on as if there were no certificates.
+    pub fn forget_certificates(&mut self) {
+        (self.ca_cert, self.cert, self.key, self.require_tls) = (None, None, None, false);
+    }
+
+    /// Where this member's certificate is, if it has one.
+    ///
+    /// # Errors
+    /// The key at fault, and why.
+    pub fn member_files(&self) -> Result<Option<MemberFiles>, (&'static str, String)> {
+        let set = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        match (set(&self.ca_cert), set(&self.cert), set(&self.key)) {
+            (Some(ca_cert), Some(cert), Some(key)) => Ok(Some(MemberFiles { ca_cert, cert, key })),
+            (None, None, None) if self.require_tls => {
+                Err(("security.requireTLS", "needs security.caCert, security.cert and security.key".into()))
+            }
+            (None, None, None) => Ok(None),
+            (None, _, _) => Err(("security.caCert", "has no value: set caCert, cert and key, or none of them".into())),
+            (_, None, _) => Err(("security.cert", "has no value: set caCert, cert and key, or none of them".into())),
+            (_, _, None) => Err(("security.key", "has no value: set caCert, cert and key, or none of them".into())),
+        }
+    }
+}
+
 fn read(path: &Path) -> Result<Secret, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     Ok(Secret(text.trim().to_owned()))
@@ -91,7 +141,26 @@ mod tests {
     use super::*;
 
     fn security(token: Option<&str>, file: Option<&Path>) -> Security {
-        Security { token: token.map(|token| Secret(token.into())), token_file: file.map(Path::to_owned) }
+        Security {
+            token: token.map(|token| Secret(token.into())),
+            token_file: file.map(Path::to_owned),
+            ..Security::default()
+        }
+    }
+
+    #[test]
+    fn a_member_has_all_three_files_or_none() {
+        let path = |name: &str| Some(PathBuf::from(name));
+        let with = |ca_cert, cert, key, require_tls| {
+            Security { ca_cert, cert, key, require_tls, ..Security::default() }.member_files()
+        };
+        assert_eq!(with(None, path(""), None, false), Ok(None));
+        assert!(with(path("a"), path("b"), path("c"), true).unwrap().is_some());
+        let key = |found: Result<Option<MemberFiles>, (&'static str, String)>| found.unwrap_err().0;
+        assert_eq!(key(with(None, path("b"), path("c"), false)), "security.caCert");
+        assert_eq!(key(with(path("a"), None, path("c"), false)), "security.cert");
+        assert_eq!(key(with(path("a"), path("b"), None, false)), "security.key");
+        assert_eq!(key(with(None, None, None, true)), "security.requireTLS");
     }
 
     #[test]

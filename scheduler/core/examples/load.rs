@@ -24,6 +24,7 @@ fn host(number: u32) -> HostInfo {
         upload_slots: 50,
         idc: String::new(),
         location: String::new(),
+        tls: false,
     }
 }
 

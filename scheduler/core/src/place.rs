@@ -236,7 +236,12 @@ impl Core {
     fn offer_of(&self, parent: &PeerId) -> Option<Offer> {
         let host = &self.peers.get(parent)?.host;
         let info = self.hosts.get(host)?.info.as_ref()?;
-        Some(Offer { peer: parent.clone(), host: host.clone(), rpc: SocketAddr::new(info.ip, info.rpc_port) })
+        Some(Offer {
+            peer: parent.clone(),
+            host: host.clone(),
+            rpc: SocketAddr::new(info.ip, info.rpc_port),
+            tls: info.tls,
+        })
     }
 
     /// Gives a peer that has fewer parents than it may have some more, if nobody waits; and one with a full hand somebody

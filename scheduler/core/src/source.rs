@@ -30,6 +30,9 @@ const RUN_TIME: Duration = Duration::from_secs(1);
 pub(crate) const PIECE_TIME: Duration = Duration::from_secs(4);
 /// One reader more must bring so much of what each of the others brings, or it only divides what a slow source gives.
 const WORTH: f64 = 0.5;
+/// A lease whose pieces take its reader longer than this is cut, however few bytes it has: what is slow may be the reader, by
+/// its link or by a limit of its own.
+const LONG_LEASE: Duration = Duration::from_secs(20);
 /// The most pieces of one run, and how many it has while nobody knows how fast the source is.
 const MOST_PIECES: u32 = 16;
 const FIRST_PIECES: u32 = 4;
@@ -127,8 +130,11 @@ impl Core {
         let extended = |lease: &&Lease| self.peers.get(&lease.peer).is_some_and(|peer| peer.extended);
         let length = |lease: &Lease| lease.pieces.end - lease.pieces.start;
         let longest = state.leases.iter().filter(extended).max_by_key(|lease| length(lease));
-        let is_slow = state.source_took.is_some_and(|took| took > PIECE_TIME);
-        let is_long = |lease: &Lease| is_slow || u64::from(length(lease)) * piece > self.config.uncut_lease;
+        let took = state.source_took.unwrap_or_default();
+        let is_long = |lease: &Lease| {
+            let takes_long = took > PIECE_TIME || took.saturating_mul(length(lease)) > LONG_LEASE;
+            takes_long || u64::from(length(lease)) * piece > self.config.uncut_lease
+        };
         let worth = |lease: &&Lease| length(lease) > run && is_long(lease);
         let Some(lease) = longest.filter(worth) else { return false };
         let (peer, pieces) = (lease.peer.clone(), lease.pieces.start..lease.pieces.start + run);

@@ -25,6 +25,7 @@ fn host(name: &str, seed: bool) -> HostInfo {
         upload_slots: 4,
         idc: String::new(),
         location: String::new(),
+        tls: false,
     }
 }
 

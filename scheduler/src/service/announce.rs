@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use damselfly_api::convert::{Listener, PeerSays, metadata_only, peer_says};
+use damselfly_api::member::{Caller, speaks_for};
 use damselfly_api::scheduler::{AnnouncePeerRequest, AnnouncePeerResponse};
 use damselfly_core::swarm::{Answer, Holding, Holdings, Registration, Report, SourceWish};
 use tokio::sync::mpsc;
@@ -34,9 +35,9 @@ impl<S: Stream<Item = Result<AnnouncePeerRequest, Status>> + Unpin> FromPeer for
 type ToPeer = mpsc::Sender<Result<AnnouncePeerResponse, Status>>;
 
 /// Converses until either side ends it.
-pub(super) async fn converse(handle: Handle, mut from_peer: impl FromPeer, to_peer: ToPeer) {
+pub(super) async fn converse(handle: Handle, caller: Option<Caller>, mut from_peer: impl FromPeer, to_peer: ToPeer) {
     let ended = tokio::select! {
-        ended = registered(&handle, &mut from_peer, &to_peer) => ended,
+        ended = registered(&handle, caller.as_ref(), &mut from_peer, &to_peer) => ended,
         () = to_peer.closed() => return,
     };
     if let Err(status) = ended {
@@ -46,13 +47,19 @@ pub(super) async fn converse(handle: Handle, mut from_peer: impl FromPeer, to_pe
     }
 }
 
-async fn registered(handle: &Handle, from_peer: &mut impl FromPeer, to_peer: &ToPeer) -> Result<(), Status> {
+async fn registered(
+    handle: &Handle,
+    caller: Option<&Caller>,
+    from_peer: &mut impl FromPeer,
+    to_peer: &ToPeer,
+) -> Result<(), Status> {
     let first = tokio::time::timeout(FIRST_MESSAGE, from_peer.try_next()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no registration"))??;
     let Some(first) = first else { return Ok(()) };
     let PeerSays::Register { registration, metadata_only } = peer_says(first)? else {
         return Err(Status::failed_precondition("a conversation begins with a registration"));
     };
+    speaks_for(caller, registration.host.as_str())?;
     if metadata_only {
         return only_known(handle, *registration, from_peer, to_peer).await;
     }
@@ -186,7 +193,7 @@ mod tests {
         };
         let (says, from_peer) = mpsc::channel(4);
         let (to_peer, mut told) = mpsc::channel(16);
-        tokio::spawn(converse(handle, ReceiverStream::new(from_peer), to_peer));
+        tokio::spawn(converse(handle, None, ReceiverStream::new(from_peer), to_peer));
         let begun = Instant::now();
         says.send(Ok(registration_to_wire(&registration))).await.expect("it listens");
         let end = async {

@@ -1,6 +1,7 @@
 //! Hosts say what they hold, and watch whether the scheduler is there.
 
 use damselfly_api::convert::holdings_from_wire;
+use damselfly_api::member::{Caller, speaks_for};
 use damselfly_api::ours::holdings_server::Holdings;
 use damselfly_api::ours::{AnnounceHoldingsRequest, AnnounceHoldingsResponse, WatchRequest, WatchResponse};
 use damselfly_runtime::Watch;
@@ -24,7 +25,9 @@ impl Holdings for Service {
         &self,
         request: Request<AnnounceHoldingsRequest>,
     ) -> Result<Response<AnnounceHoldingsResponse>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         let holdings = holdings_from_wire(request.into_inner())?;
+        speaks_for(caller.as_ref(), holdings.host.as_str())?;
         self.handle.announce_holdings(holdings).await.map_err(stopped)?;
         Ok(Response::new(AnnounceHoldingsResponse {}))
     }

@@ -9,6 +9,7 @@ mod holdings;
 mod scheduler;
 
 use damselfly_api::convert::MAX_MESSAGE;
+pub use damselfly_api::member::{DemandMember, Membership, incoming};
 use damselfly_api::ours::holdings_server::HoldingsServer;
 use damselfly_api::scheduler::scheduler_server::SchedulerServer;
 pub use damselfly_api::token::DemandToken;

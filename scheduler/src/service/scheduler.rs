@@ -2,6 +2,7 @@
 
 use damselfly_api::common::{Host, Task};
 use damselfly_api::convert::{self, host_from_wire, list_hosts, mark_extended, mark_run};
+use damselfly_api::member::{Caller, speaks_for};
 use damselfly_api::scheduler::scheduler_server::Scheduler;
 use damselfly_api::scheduler::{
     AnnounceHostRequest, AnnouncePeerRequest, AnnouncePeerResponse, DeleteHostRequest, DeleteTaskRequest,
@@ -46,7 +47,8 @@ impl Scheduler for Service {
         request: Request<Streaming<AnnouncePeerRequest>>,
     ) -> Result<Response<BoxStream<AnnouncePeerResponse>>, Status> {
         let (to_peer, answers) = mpsc::channel(UNSENT);
-        let conversation = announce::converse(self.handle.clone(), request.into_inner(), to_peer);
+        let caller = request.extensions().get::<Caller>().cloned();
+        let conversation = announce::converse(self.handle.clone(), caller, request.into_inner(), to_peer);
         let drain = self.drain.clone();
         tokio::spawn(async move {
             let _guard = drain.guard();
@@ -58,7 +60,9 @@ impl Scheduler for Service {
     }
 
     async fn announce_host(&self, request: Request<AnnounceHostRequest>) -> Result<Response<()>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         let (host, _interval) = host_from_wire(request.into_inner())?;
+        speaks_for(caller.as_ref(), host.id.as_str())?;
         tracing::debug!(host = %host.id, "announced");
         let number = self.handle.announce_host(host).await.map_err(stopped)?;
         let mut response = Response::new(());
@@ -67,7 +71,9 @@ impl Scheduler for Service {
     }
 
     async fn delete_host(&self, request: Request<DeleteHostRequest>) -> Result<Response<()>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         let host = convert::host_id(request.into_inner().host_id)?;
+        speaks_for(caller.as_ref(), host.as_str())?;
         self.handle.leave_host(&host).await.map_err(stopped)?;
         Ok(Response::new(()))
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::http;
-use crate::config::default_data_dir;
+use crate::config::{SOCKET, default_data_dir};
 use crate::mitm::Certificate;
 use crate::proxy::PAGE_HOST;
 
@@ -36,16 +36,18 @@ impl Daemon {
 
     /// Where its proxy listens, as far as anybody says.
     pub(super) fn proxy(&self) -> SocketAddr {
-        let written = |dir: &PathBuf| {
-            let text = std::fs::read_to_string(dir.join("addresses.json")).ok()?;
-            let all: serde_json::Value = serde_json::from_str(&text).ok()?;
-            all["proxy"].as_str()?.parse().ok()
-        };
+        let written = |dir: &PathBuf| addresses(dir)?["proxy"].as_str()?.parse().ok();
         let mut at = self.proxy.or_else(|| self.data_dirs.iter().find_map(written)).unwrap_or(DEFAULT_PROXY);
         if at.ip().is_unspecified() {
             at.set_ip(if at.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
         }
         at
+    }
+
+    /// The sockets at which it may answer, in the order of trying.
+    pub(super) fn sockets(&self) -> Vec<PathBuf> {
+        let written = |dir: &PathBuf| addresses(dir)?["socket"].as_str().map(PathBuf::from);
+        self.data_dirs.iter().map(|dir| written(dir).unwrap_or_else(|| dir.join(SOCKET))).collect()
     }
 
     /// The certificate that clients have to trust: of this file, or the running daemon's, or the one in its directory.
@@ -76,6 +78,11 @@ impl Daemon {
         let answer = http::get(at, PAGE_HOST, &format!("http://{PAGE_HOST}{path}")).and_then(http::Answer::ok);
         answer.with_context(|| format!("asking the daemon at {at}"))
     }
+}
+
+/// What the daemon that runs in a directory has written of its addresses.
+fn addresses(dir: &Path) -> Option<serde_json::Value> {
+    serde_json::from_str(&std::fs::read_to_string(dir.join("addresses.json")).ok()?).ok()
 }
 
 fn read(file: &Path) -> anyhow::Result<(Certificate, String)> {

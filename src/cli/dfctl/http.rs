@@ -1,7 +1,9 @@
 //! One HTTP request to an address of the operator's own.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -28,15 +30,28 @@ impl Answer {
     }
 }
 
-/// Asks `at` for `target`, as `host`. In HTTP/1.0, in which no answer comes in chunks.
+/// Asks `at` for `target`, as `host`.
 pub(super) fn get(at: SocketAddr, host: &str, target: &str) -> anyhow::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&at, PATIENCE).with_context(|| format!("nobody listens at {at}"))?;
+    let stream = TcpStream::connect_timeout(&at, PATIENCE).with_context(|| format!("nobody listens at {at}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let request = format!("GET {target} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    exchange(stream, "GET", host, target).with_context(|| format!("asking {at}"))
+}
+
+/// The same by a Unix socket, and by this method, without a body.
+pub(super) fn ask_socket(path: &Path, method: &str, host: &str, target: &str) -> anyhow::Result<Answer> {
+    let at = path.display();
+    let stream = UnixStream::connect(path).with_context(|| format!("no daemon answers at {at}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    exchange(stream, method, host, target).with_context(|| format!("asking the daemon at {at}"))
+}
+
+/// One exchange, in HTTP/1.0, in which no answer comes in chunks.
+fn exchange(mut stream: impl Read + Write, method: &str, host: &str, target: &str) -> anyhow::Result<Answer> {
+    let request = format!("{method} {target} HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer).with_context(|| format!("reading the answer of {at}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{at} does not speak HTTP"))?;
+    stream.take(MAX_ANSWER).read_to_string(&mut answer).context("reading the answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
     let status = head.lines().next().unwrap_or_default().to_owned();
     Ok(Answer { status, body: body.to_owned() })
 }

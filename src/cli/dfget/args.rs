@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
 
 use crate::config::{SOCKET, default_data_dir};
+use crate::limit::Priority;
 
 /// Where a daemon of the system has its data.
 const SYSTEM_DATA_DIR: &str = "/var/lib/damselfly";
@@ -54,6 +55,11 @@ pub struct Args {
     /// Downloads of different applications are different tasks
     #[arg(long, value_name = "NAME")]
     pub application: Option<String>,
+
+    /// How urgent it is, from 0 to 6: under a limit of bandwidth what is more urgent goes first
+    #[arg(long, default_value_t = Priority::HIGHEST.level(), value_name = "LEVEL",
+          value_parser = clap::value_parser!(u8).range(0..Priority::LEVELS as i64))]
+    pub priority: u8,
 
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
@@ -148,6 +154,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), UsageError> {
 fn daemon_headers(args: &Args) -> Result<HeaderMap, UsageError> {
     let mut headers = HeaderMap::new();
     headers.insert("x-dragonfly-use-p2p", HeaderValue::from_static("true"));
+    headers.insert("x-dragonfly-priority", HeaderValue::from(u16::from(args.priority)));
     for (name, flag, value) in
         [("x-dragonfly-tag", "--tag", &args.tag), ("x-dragonfly-application", "--application", &args.application)]
     {
@@ -195,6 +202,8 @@ mod tests {
         assert_eq!(order.daemon_headers["x-dragonfly-tag"], "t");
         assert_eq!(order.daemon_headers["x-dragonfly-use-p2p"], "true");
         assert!(!order.daemon_headers.contains_key("authorization"));
+        assert_eq!(order.daemon_headers["x-dragonfly-priority"], "6");
+        assert!(Args::try_parse_from(["dfget", "-O", "f", "http://h/x", "--priority", "7"]).is_err());
         assert_eq!(order.sockets, [PathBuf::from("/s")]);
         assert!(!format!("{order:?}").contains("planted"), "credentials do not show");
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use damselfly_api::member::{MemberStream, Membership};
 use damselfly_api::vortex::{self, Answer, ErrorCode, MAX_ANSWER, PieceHead};
 use damselfly_core::swarm::PieceFault;
 use damselfly_core::{PieceNumber, PieceSet, TaskId};
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::pool::Pool;
+use crate::limit::{Class, Flow, Limiter, Priority};
 use crate::storage::PieceWriter;
 
 /// The buffer that one read from a parent may fill. Measured: see docs/performance.md.
@@ -33,6 +35,25 @@ pub struct ClientConfig {
     pub idle_total: usize,
     /// How long an idle connection is kept: shorter than servers keep theirs.
     pub idle_timeout: Duration,
+    /// What is shown to parents that speak TLS.
+    pub membership: Option<Membership>,
+    /// Whether parents that do not are left alone.
+    pub members_only: bool,
+}
+
+/// Where a parent serves pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DataAddr {
+    /// The address.
+    pub at: SocketAddr,
+    /// Whether it speaks TLS there with members of its fleet.
+    pub tls: bool,
+}
+
+impl From<SocketAddr> for DataAddr {
+    fn from(at: SocketAddr) -> Self {
+        Self { at, tls: false }
+    }
 }
 
 impl Default for ClientConfig {
@@ -42,6 +63,8 @@ impl Default for ClientConfig {
             idle_per_host: 8,
             idle_total: 256,
             idle_timeout: Duration::from_secs(30),
+            membership: None,
+            members_only: false,
         }
     }
 }
@@ -82,8 +105,8 @@ impl FetchError {
 /// Leave to fetch one piece now. The parent keeps room for it until it is used, given back or dropped.
 #[derive(Debug)]
 pub struct GivenTurn {
-    addr: SocketAddr,
-    stream: TcpStream,
+    addr: DataAddr,
+    stream: MemberStream,
     least_sent: Vec<PieceNumber>,
 }
 
@@ -109,16 +132,17 @@ pub enum TurnError {
 #[derive(Clone)]
 pub struct DataClient {
     inner: Arc<Inner>,
+    flow: Flow,
 }
 
 struct Inner {
     pool: Pool,
-    connect_timeout: Duration,
+    config: ClientConfig,
 }
 
 /// A connection's answer so far: its head, and the piece's bytes that came with it.
 struct Begun {
-    stream: TcpStream,
+    stream: MemberStream,
     answer: Answer,
     rest: BytesMut,
 }
@@ -143,10 +167,17 @@ impl Default for DataClient {
 }
 
 impl DataClient {
-    /// A client without connections.
+    /// A client without connections, and without a limit.
     pub fn new(config: &ClientConfig) -> Self {
         let pool = Pool::new(config.idle_per_host, config.idle_total, config.idle_timeout);
-        Self { inner: Arc::new(Inner { pool, connect_timeout: config.connect_timeout }) }
+        let flow = Limiter::default().flow(Priority::default());
+        Self { inner: Arc::new(Inner { pool, config: config.clone() }), flow }
+    }
+
+    /// The same connections; what is fetched by this client are bytes of `flow`.
+    #[must_use]
+    pub fn limited_by(&self, flow: &Flow) -> Self {
+        Self { inner: Arc::clone(&self.inner), flow: flow.clone() }
     }
 
     /// Fetches the writer's piece of `task` from the data port at `addr`, into the writer, which must be fresh. On
@@ -157,7 +188,7 @@ impl DataClient {
     /// See [`FetchError`]; the writer is then of no more use.
     pub async fn fetch(
         &self,
-        addr: SocketAddr,
+        addr: impl Into<DataAddr>,
         task: &TaskId,
         writer: &mut PieceWriter,
         stall: Duration,
@@ -165,6 +196,7 @@ impl DataClient {
         if writer.written() != 0 {
             return Err(FetchError::Local(io::Error::new(io::ErrorKind::InvalidInput, "the writer is not fresh")));
         }
+        let addr = addr.into();
         let request = vortex::encode_request(fastrand::u8(..), task, writer.piece());
         let begun = self.begin(addr, &request, stall).await?;
         self.take_piece(addr, begun, writer, stall).await
@@ -173,16 +205,16 @@ impl DataClient {
     /// Takes the piece that a connection was asked for.
     async fn take_piece(
         &self,
-        addr: SocketAddr,
+        addr: DataAddr,
         begun: Begun,
         writer: &mut PieceWriter,
         stall: Duration,
     ) -> Result<Option<u32>, FetchError> {
         let Begun { mut stream, answer, rest } = begun;
         let (clean, result) = match answer {
-            Answer::Piece(head) => receive(&mut stream, &head, rest, writer, stall).await,
+            Answer::Piece(head) => receive(&mut stream, &head, rest, writer, &self.flow, stall).await,
             Answer::Error { code, text } => {
-                tracing::debug!(%addr, ?code, %text, "a parent refused a piece");
+                tracing::debug!(addr = %addr.at, ?code, %text, "a parent refused a piece");
                 let error = if code == ErrorCode::NotFound { FetchError::Missing } else { FetchError::Gone };
                 (rest.is_empty(), Err(error))
             }
@@ -202,11 +234,12 @@ impl DataClient {
     /// Where the parent has none to give, or something is the matter with it.
     pub async fn ask(
         &self,
-        addr: SocketAddr,
+        addr: impl Into<DataAddr>,
         task: &TaskId,
         wanted: &PieceSet,
         stall: Duration,
     ) -> Result<GivenTurn, TurnError> {
+        let addr = addr.into();
         let request = vortex::encode_ask(fastrand::u8(..), task, wanted);
         let Begun { stream, answer, rest } = self.begin(addr, &request, stall).await?;
         match answer {
@@ -249,7 +282,11 @@ impl DataClient {
     /// Gives a turn back.
     pub async fn pass(&self, mut turn: GivenTurn, task: &TaskId, stall: Duration) {
         let frame = vortex::encode_pass(fastrand::u8(..), task);
-        let passed = timeout(stall, turn.stream.write_all(&frame)).await;
+        let passing = async {
+            turn.stream.write_all(&frame).await?;
+            turn.stream.flush().await
+        };
+        let passed = timeout(stall, passing).await;
         if let Ok(Ok(())) = passed {
             self.inner.pool.put(turn.addr, turn.stream);
         }
@@ -261,8 +298,22 @@ impl DataClient {
         self.inner.pool.len()
     }
 
+    async fn connect(&self, addr: DataAddr) -> io::Result<MemberStream> {
+        let ClientConfig { membership, members_only, .. } = &self.inner.config;
+        let membership = membership.as_ref().filter(|_| addr.tls);
+        if membership.is_none() && *members_only {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it does not speak TLS, which is required"));
+        }
+        let stream = TcpStream::connect(addr.at).await?;
+        stream.set_nodelay(true)?;
+        match membership {
+            Some(membership) => membership.connect(stream).await,
+            None => Ok(MemberStream::Plain(stream)),
+        }
+    }
+
     /// Asks on a kept connection, or on a fresh one where there is none or it turns out to be closed.
-    async fn begin(&self, addr: SocketAddr, request: &[u8], stall: Duration) -> Result<Begun, FetchError> {
+    async fn begin(&self, addr: DataAddr, request: &[u8], stall: Duration) -> Result<Begun, FetchError> {
         if let Some(stream) = self.inner.pool.take(addr) {
             match exchange(stream, request, stall).await {
                 Ok(begun) => return Ok(begun),
@@ -270,9 +321,8 @@ impl DataClient {
                 Err(ExchangeError::Unanswered) => {}
             }
         }
-        let connect = timeout(stall.min(self.inner.connect_timeout), TcpStream::connect(addr));
+        let connect = timeout(stall.min(self.inner.config.connect_timeout), self.connect(addr));
         let stream = connect.await.map_err(|_| FetchError::Stalled)?.map_err(|error| gone(&error))?;
-        stream.set_nodelay(true).map_err(|error| gone(&error))?;
         exchange(stream, request, stall).await.map_err(|error| match error {
             ExchangeError::Unanswered => FetchError::Gone,
             ExchangeError::Failed(error) => error,
@@ -282,10 +332,11 @@ impl DataClient {
 
 /// Takes the piece's bytes. Says whether the connection can be used again, and what came of it.
 async fn receive(
-    stream: &mut TcpStream,
+    stream: &mut MemberStream,
     head: &PieceHead,
     rest: BytesMut,
     writer: &mut PieceWriter,
+    flow: &Flow,
     stall: Duration,
 ) -> (bool, Result<Option<u32>, FetchError>) {
     let length = writer.span().len();
@@ -293,7 +344,7 @@ async fn receive(
         tracing::debug!(number = head.number, length = head.length, want = length, "a parent sent another piece");
         return (false, Err(FetchError::Bad));
     }
-    if let Err(error) = copy(stream, rest, writer, stall).await {
+    if let Err(error) = copy(stream, rest, writer, flow, stall).await {
         return (false, Err(error));
     }
     let computed = writer.digest().map(|digest| digest.crc32);
@@ -309,8 +360,12 @@ fn gone(error: &io::Error) -> FetchError {
 }
 
 /// Sends the request and reads the answer's head.
-async fn exchange(mut stream: TcpStream, request: &[u8], stall: Duration) -> Result<Begun, ExchangeError> {
-    match timeout(stall, stream.write_all(request)).await {
+async fn exchange(mut stream: MemberStream, request: &[u8], stall: Duration) -> Result<Begun, ExchangeError> {
+    let asked = async {
+        stream.write_all(request).await?;
+        stream.flush().await
+    };
+    match timeout(stall, asked).await {
         Err(_) => return Err(FetchError::Stalled.into()),
         Ok(Err(_)) => return Err(ExchangeError::Unanswered),
         Ok(Ok(())) => {}
@@ -334,15 +389,18 @@ async fn exchange(mut stream: TcpStream, request: &[u8], stall: Duration) -> Res
     }
 }
 
-/// The piece's bytes from the socket into the writer, beginning with those that came with the head.
+/// The piece's bytes from the socket into the writer, beginning with those that came with the head. What waits for this
+/// host's own limit is not read: the parent's stall is counted only while we want more of it.
 async fn copy(
-    stream: &mut TcpStream,
+    stream: &mut MemberStream,
     mut buffer: BytesMut,
     writer: &mut PieceWriter,
+    flow: &Flow,
     stall: Duration,
 ) -> Result<(), FetchError> {
     let length = writer.span().len();
     loop {
+        flow.settle(Class::Download, buffer.len() as u64).await;
         writer.write(buffer.split().freeze()).await.map_err(FetchError::Local)?;
         let left = length - writer.written();
         if left == 0 {
@@ -351,7 +409,8 @@ async fn copy(
         if (buffer.capacity() as u64) < left.min(LEAST_ROOM as u64) {
             buffer.reserve(READ_BUFFER);
         }
-        let mut room = (&mut buffer).limit(usize::try_from(left).unwrap_or(usize::MAX));
+        let most = flow.at_most(&[Class::Download], left);
+        let mut room = (&mut buffer).limit(usize::try_from(most).unwrap_or(usize::MAX));
         match timeout(stall, stream.read_buf(&mut room)).await {
             Err(_) => return Err(FetchError::Stalled),
             Ok(Err(error)) => return Err(gone(&error)),

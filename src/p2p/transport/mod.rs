@@ -7,6 +7,7 @@
 //! fills. The parent's [`DataServer`] answers one request after the other on a connection: head, then `sendfile` from
 //! the content file into the socket (a plain write where content is in memory).
 //!
+//! Between members of a fleet that have certificates the same goes over TLS ([`damselfly_api::member`]), without `sendfile`.
 //!
 //! Between our own hosts a child asks for a turn first ([`DataClient::ask`]) and names all pieces that it could use; the
 //! parent's `uplink` gives few turns at a time. Hosts of the plain protocol ask for single pieces.
@@ -29,7 +30,7 @@ mod uplink;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientConfig, DataClient, FetchError, GivenTurn, TurnError};
+pub use client::{ClientConfig, DataAddr, DataClient, FetchError, GivenTurn, TurnError};
 pub use metrics::Metrics;
 pub use server::{DataServer, ServerConfig};
 pub use uplink::UplinkConfig;

@@ -2,23 +2,26 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use damselfly_api::member::MemberStream;
+use futures_util::FutureExt as _;
+use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
+
+use super::client::DataAddr;
 
 /// Idle connections: a stack per address, the last one used on top.
 pub(super) struct Pool {
-    idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
+    idle: Mutex<HashMap<DataAddr, Vec<Idle>>>,
     per_host: usize,
     total: usize,
     timeout: Duration,
 }
 
 struct Idle {
-    stream: TcpStream,
+    stream: MemberStream,
     since: Instant,
 }
 
@@ -28,13 +31,16 @@ impl Pool {
     }
 
     /// A connection on which nothing has come, neither an end nor a byte that nobody asked for.
-    pub(super) fn take(&self, addr: SocketAddr) -> Option<TcpStream> {
+    pub(super) fn take(&self, addr: DataAddr) -> Option<MemberStream> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let stack = idle.get_mut(&addr)?;
         let found = loop {
             match stack.pop() {
-                Some(one) if one.since.elapsed() < self.timeout && is_quiet(&one.stream) => break Some(one.stream),
-                Some(_) => {}
+                Some(mut one) => {
+                    if one.since.elapsed() < self.timeout && is_quiet(&mut one.stream) {
+                        break Some(one.stream);
+                    }
+                }
                 None => break None,
             }
         };
@@ -45,7 +51,7 @@ impl Pool {
     }
 
     /// Keeps a connection, if there is room after those that are too old have gone.
-    pub(super) fn put(&self, addr: SocketAddr, stream: TcpStream) {
+    pub(super) fn put(&self, addr: DataAddr, stream: MemberStream) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|_, stack| {
             stack.retain(|one| one.since.elapsed() < self.timeout);
@@ -66,6 +72,12 @@ impl Pool {
     }
 }
 
-fn is_quiet(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+fn is_quiet(stream: &mut MemberStream) -> bool {
+    match stream {
+        MemberStream::Plain(stream) => {
+            matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        }
+        // What TLS itself says in between is read, and is none of ours.
+        MemberStream::Tls(stream) => stream.read(&mut [0]).now_or_never().is_none(),
+    }
 }

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use damselfly_api::member::MemberStream;
 use damselfly_core::ByteRange;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::SendFlags;
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::limit::{Class, Flow};
 
 /// The most bytes of one `sendfile`: how long one connection may keep a runtime thread to itself.
 const MAX_SEND: u64 = 1 << 20;
@@ -19,8 +22,25 @@ const MAX_SEND: u64 = 1 << 20;
 /// How much is read ahead at a time from a file that is not in the page cache.
 const WARM_STEP: usize = 1 << 20;
 
+/// How much is encrypted between two looks whether the child takes anything.
+const ENCRYPTED_STEP: usize = 64 << 10;
+
 /// Sends all bytes; `more` says that others follow at once, so that they may share a packet.
-pub(super) async fn send_all(stream: &TcpStream, mut bytes: &[u8], more: bool, stall: Duration) -> io::Result<()> {
+pub(super) async fn send_all(stream: &mut MemberStream, bytes: &[u8], more: bool, stall: Duration) -> io::Result<()> {
+    let stream = match stream {
+        MemberStream::Plain(stream) => return send_plain(stream, bytes, more, stall).await,
+        MemberStream::Tls(stream) => stream,
+    };
+    for step in bytes.chunks(ENCRYPTED_STEP) {
+        timeout(stall, stream.write_all(step)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    }
+    if !more {
+        timeout(stall, stream.flush()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    }
+    Ok(())
+}
+
+async fn send_plain(stream: &TcpStream, mut bytes: &[u8], more: bool, stall: Duration) -> io::Result<()> {
     let flags = if more { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
     while !bytes.is_empty() {
         let send = stream.async_io(Interest::WRITABLE, || retry(|| rustix::net::send(stream, bytes, flags)));
@@ -30,18 +50,25 @@ pub(super) async fn send_all(stream: &TcpStream, mut bytes: &[u8], more: bool, s
     Ok(())
 }
 
-/// Sends a piece of a file.
+/// Sends a piece of a file, as fast as the limit allows: what it waits for that is not the child's stall.
 pub(super) async fn send_file(
     stream: &TcpStream,
     file: &Arc<File>,
     range: ByteRange,
+    flow: &Flow,
     stall: Duration,
     progress: &AtomicU64,
 ) -> io::Result<()> {
     warm(file, range).await?;
     let mut at = range.start();
+    let mut allowed = at;
     while at < range.end() {
-        let count = (range.end() - at).min(MAX_SEND) as usize;
+        if at == allowed {
+            let step = flow.at_most(&[Class::Upload], (range.end() - at).min(MAX_SEND));
+            flow.take(Class::Upload, step).await;
+            allowed = at + step;
+        }
+        let count = (allowed - at) as usize;
         let send = stream.async_io(Interest::WRITABLE, || {
             retry(|| {
                 // The kernel moves `offset`; the count that it returns is what is trusted.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use damselfly_api::member::{self, MemberStream, Membership, STRANGER};
 use damselfly_api::vortex::{self, ErrorCode, MAX_NAMED, PieceHead, REQUEST, Request};
 use damselfly_core::{Audience, ByteRange, PieceNumber, PieceSet, TaskId};
 use tokio::io::AsyncReadExt;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::metrics::Metrics;
 use super::send::{send_all, send_file};
 use super::uplink::{Turn, Uplink, UplinkConfig};
+use crate::limit::{Class, Flow, Limiter, Priority};
 use crate::storage::{MAX_READ, Storage, StoredTask};
 
 /// `common.v2.TrafficType.REMOTE_PEER`: what an answer says of where its bytes are from; no child acts on it.
@@ -44,6 +46,10 @@ pub struct ServerConfig {
     pub piece_timeout: Duration,
     /// The turns of children that ask for them.
     pub uplink: UplinkConfig,
+    /// What is shown to children that speak TLS.
+    pub membership: Option<Membership>,
+    /// Whether only members are served.
+    pub members_only: bool,
 }
 
 impl Default for ServerConfig {
@@ -57,6 +63,8 @@ impl Default for ServerConfig {
             write_stall: Duration::from_secs(10),
             piece_timeout: Duration::from_secs(900),
             uplink: UplinkConfig::default(),
+            membership: None,
+            members_only: false,
         }
     }
 }
@@ -71,6 +79,7 @@ struct Inner {
     storage: Storage,
     config: ServerConfig,
     metrics: Metrics,
+    limiter: Limiter,
     slots: Semaphore,
     uplink: Arc<Uplink>,
 }
@@ -94,10 +103,10 @@ impl From<io::Error> for End {
 
 impl DataServer {
     /// A server of what is in `storage`.
-    pub fn new(storage: Storage, config: ServerConfig, metrics: Metrics) -> Self {
+    pub fn new(storage: Storage, config: ServerConfig, limiter: Limiter, metrics: Metrics) -> Self {
         let slots = Semaphore::new(config.upload_slots);
-        let uplink = Uplink::new(config.uplink.clone());
-        Self { inner: Arc::new(Inner { storage, config, metrics, slots, uplink }) }
+        let uplink = Uplink::new(config.uplink.clone(), limiter.clone());
+        Self { inner: Arc::new(Inner { storage, config, metrics, limiter, slots, uplink }) }
     }
 
     /// Serves `listener` until `drain` is ready; then accepts no more, lets every connection finish the piece that it
@@ -147,16 +156,25 @@ impl Drop for Gauged {
     }
 }
 
-async fn connection(server: Arc<Inner>, mut stream: TcpStream, mut draining: watch::Receiver<bool>) {
+async fn connection(server: Arc<Inner>, stream: TcpStream, mut draining: watch::Receiver<bool>) {
     let _open = Gauged::new(&server.metrics.connections);
     // Only the last packet of an answer gains from it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY on a data connection");
     }
+    let mut stream = match member::greet(stream, server.config.membership.as_ref()).await {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a data connection came to nothing"),
+    };
+    if server.config.members_only && stream.member().is_none() {
+        // The connection ends either way.
+        let _ = server.refuse(&mut stream, ErrorCode::Invalid, STRANGER).await;
+        return;
+    }
     let end = loop {
         match server.next_request(&mut stream, &mut draining).await {
             Ok(Request::Piece { task, piece }) => {
-                if let Err(end) = server.answer(&stream, task, piece).await {
+                if let Err(end) = server.answer(&mut stream, task, piece).await {
                     break end;
                 }
             }
@@ -179,14 +197,18 @@ async fn connection(server: Arc<Inner>, mut stream: TcpStream, mut draining: wat
             tracing::debug!(%error, "garbage on a data connection");
             let frame = vortex::encode_error(fastrand::u8(..), ErrorCode::Invalid, &error.to_string());
             // The connection ends either way.
-            let _ = send_all(&stream, &frame, false, server.config.write_stall).await;
+            let _ = send_all(&mut stream, &frame, false, server.config.write_stall).await;
         }
     }
 }
 
 impl Inner {
     /// Reads one request; never a byte beyond it.
-    async fn next_request(&self, stream: &mut TcpStream, draining: &mut watch::Receiver<bool>) -> Result<Request, End> {
+    async fn next_request(
+        &self,
+        stream: &mut MemberStream,
+        draining: &mut watch::Receiver<bool>,
+    ) -> Result<Request, End> {
         let mut frame = [0; REQUEST];
         let mut len = tokio::select! {
             biased;
@@ -202,7 +224,7 @@ impl Inner {
 
     async fn rest_of_request(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut MemberStream,
         frame: &mut [u8; REQUEST],
         len: &mut usize,
     ) -> Result<Request, End> {
@@ -224,7 +246,7 @@ impl Inner {
     }
 
     /// Answers a request for a single piece.
-    async fn answer(&self, stream: &TcpStream, id: TaskId, piece: PieceNumber) -> Result<(), End> {
+    async fn answer(&self, stream: &mut MemberStream, id: TaskId, piece: PieceNumber) -> Result<(), End> {
         let Ok(Ok(_slot)) = timeout(self.config.slot_wait, self.slots.acquire()).await else {
             return self.refuse(stream, ErrorCode::Unknown, "all upload slots are taken").await;
         };
@@ -232,15 +254,15 @@ impl Inner {
     }
 
     /// Gives a child a turn when there is room, and sends the piece that it chooses.
-    async fn turn(&self, stream: &mut TcpStream, id: TaskId, count: u32) -> Result<(), End> {
+    async fn turn(&self, stream: &mut MemberStream, id: TaskId, count: u32) -> Result<(), End> {
         let wanted = self.wanted(stream, count).await?;
-        let host = stream.peer_addr()?.ip();
+        let host = stream.tcp().peer_addr()?.ip();
         let Some(task) = self.shared_task(&id) else {
             return self.refuse(stream, ErrorCode::NotFound, "the task is not here").await;
         };
         let turn = tokio::select! {
             turn = self.uplink.turn(host, id, wanted.len() as usize) => turn,
-            () = hung_up(stream) => return Err(End::Quiet),
+            () = hung_up(stream.tcp()) => return Err(End::Quiet),
         };
         let Some(turn) = turn else {
             return self.refuse(stream, ErrorCode::Busy, "all turns are taken").await;
@@ -275,7 +297,7 @@ impl Inner {
     }
 
     /// The pieces that a child could use: the bits behind its request.
-    async fn wanted(&self, stream: &mut TcpStream, count: u32) -> Result<PieceSet, End> {
+    async fn wanted(&self, stream: &mut MemberStream, count: u32) -> Result<PieceSet, End> {
         let mut bits = vec![0; vortex::bitmap_length(count)];
         let read = timeout(self.config.request_timeout, stream.read_exact(&mut bits)).await;
         read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -284,7 +306,7 @@ impl Inner {
 
     async fn send_piece(
         &self,
-        stream: &TcpStream,
+        stream: &mut MemberStream,
         id: TaskId,
         piece: PieceNumber,
         turn: Option<Turn>,
@@ -298,8 +320,9 @@ impl Inner {
         };
         let _sending = Gauged::new(&self.metrics.sending);
         let sent = AtomicU64::new(0);
-        let sending = timeout(self.config.piece_timeout, self.send(stream, &task, piece, span, &sent));
-        let result = self.lend(turn, sending, &sent).await;
+        let flow = self.limiter.task_flow(&id, Priority::default());
+        let sending = timeout(self.config.piece_timeout, self.send(stream, &task, piece, span, (&flow, &sent)));
+        let result = self.lend(turn, sending, (&flow, &sent)).await;
         match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(()) => {
                 self.metrics.pieces.inc();
@@ -313,25 +336,32 @@ impl Inner {
         }
     }
 
-    /// Sends in a turn, and gives that to the next as soon as this child proves to be a slow reader.
-    async fn lend<T>(&self, mut turn: Option<Turn>, sending: impl Future<Output = T>, sent: &AtomicU64) -> T {
+    /// Sends in a turn, and gives that to the next as soon as this child proves to be a slow reader. One that our own
+    /// limit slows is none.
+    async fn lend<T>(
+        &self,
+        mut turn: Option<Turn>,
+        sending: impl Future<Output = T>,
+        (flow, sent): (&Flow, &AtomicU64),
+    ) -> T {
         let mut sending = std::pin::pin!(sending);
-        let mut before = 0;
+        let (mut before, mut held_up) = (0, flow.held_up());
         loop {
             tokio::select! {
                 result = &mut sending => return result,
                 () = tokio::time::sleep(self.config.uplink.look), if turn.is_some() => {
                     let now = sent.load(Ordering::Relaxed);
-                    if now - before < self.config.uplink.least {
+                    let by_us = flow.held_up() > held_up;
+                    if now - before < self.config.uplink.least && !by_us {
                         turn = None;
                     }
-                    before = now;
+                    (before, held_up) = (now, flow.held_up());
                 }
             }
         }
     }
 
-    async fn refuse(&self, stream: &TcpStream, code: ErrorCode, text: &str) -> Result<(), End> {
+    async fn refuse(&self, stream: &mut MemberStream, code: ErrorCode, text: &str) -> Result<(), End> {
         self.metrics.refused.inc();
         let frame = vortex::encode_error(fastrand::u8(..), code, text);
         Ok(send_all(stream, &frame, false, self.config.write_stall).await?)
@@ -339,11 +369,11 @@ impl Inner {
 
     async fn send(
         &self,
-        stream: &TcpStream,
+        stream: &mut MemberStream,
         task: &StoredTask,
         piece: PieceNumber,
         span: ByteRange,
-        sent: &AtomicU64,
+        (flow, sent): (&Flow, &AtomicU64),
     ) -> io::Result<()> {
         let head = PieceHead {
             number: piece.0,
@@ -357,17 +387,22 @@ impl Inner {
         };
         let stall = self.config.write_stall;
         send_all(stream, &vortex::encode_piece(fastrand::u8(..), &head), true, stall).await?;
-        if let Some(file) = task.file() {
-            return send_file(stream, &file, span, stall, sent).await;
+        // The kernel encrypts nothing.
+        if let (Some(file), MemberStream::Plain(stream)) = (task.file(), &*stream) {
+            return send_file(stream, &file, span, flow, stall, sent).await;
         }
         let mut at = span.start();
-        while let Some(some) = ByteRange::new(at, span.end().min(at + MAX_READ)).filter(|some| !some.is_empty()) {
+        loop {
+            let most = flow.at_most(&[Class::Upload], MAX_READ);
+            let Some(some) = ByteRange::new(at, span.end().min(at + most)).filter(|some| !some.is_empty()) else {
+                return Ok(());
+            };
+            flow.take(Class::Upload, some.len()).await;
             let bytes = task.read(some).await?;
             send_all(stream, &bytes, some.end() < span.end(), stall).await?;
             at = some.end();
             sent.fetch_add(some.len(), Ordering::Relaxed);
         }
-        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{ClientConfig, DataClient, DataServer, FetchError, Metrics, ServerConfig};
+use crate::limit::Limiter;
 use crate::storage::{Config, NewTask, PieceWriter, Storage, StoredTask};
 
 const PIECE: u64 = 1 << 20;
@@ -73,7 +74,7 @@ async fn serve(storage: &Storage, config: ServerConfig) -> Parent {
     let addr = listener.local_addr().unwrap();
     let (drain, drained) = oneshot::channel::<()>();
     let metrics = Metrics::default();
-    let server = DataServer::new(storage.clone(), config, metrics.clone());
+    let server = DataServer::new(storage.clone(), config, Limiter::default(), metrics.clone());
     let serving = tokio::spawn(async move { server.serve(listener, async { drop(drained.await) }).await });
     Parent { addr, metrics, drain: Some(drain), serving }
 }

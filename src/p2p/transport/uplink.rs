@@ -5,6 +5,8 @@
 //! for the host that has fewest**, so no host takes them all; among equals of one task for the one that lacks most, so that
 //! all of a crowd get on alike and no straggler is left at the end, unless another has waited long. A child that takes its
 //! piece very slowly gives its turn to the next while its piece goes on: one slow reader, or many, hold nobody up.
+//!
+//! Under a limit of what this host sends there are fewer turns, so that each piece is still soon whole somewhere.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -14,6 +16,11 @@ use std::time::Duration;
 use damselfly_core::{PieceNumber, PieceSet, TaskId};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
+
+use crate::limit::{Class, Limiter};
+
+/// For so many bytes a second that this host may send there is one turn.
+const RATE_OF_TURN: u64 = 4 << 20;
 
 /// How many tasks it is remembered for how often their pieces were sent.
 const TASKS: usize = 256;
@@ -46,7 +53,7 @@ impl Default for UplinkConfig {
             waiting: 1024,
             waiting_of_host: 64,
             wait: Duration::from_secs(2),
-            patience: Duration::from_millis(std::env::var("DF_PAT").ok().and_then(|v| v.parse().ok()).unwrap_or(500)),
+            patience: Duration::from_millis(500),
             choice: Duration::from_secs(1),
             look: Duration::from_secs(2),
             least: 128 << 10,
@@ -58,6 +65,7 @@ impl Default for UplinkConfig {
 #[derive(Debug)]
 pub(super) struct Uplink {
     pub(super) config: UplinkConfig,
+    limiter: Limiter,
     state: Mutex<State>,
 }
 
@@ -126,8 +134,14 @@ impl Drop for Turn {
 }
 
 impl Uplink {
-    pub(super) fn new(config: UplinkConfig) -> Arc<Self> {
-        Arc::new(Self { config, state: Mutex::default() })
+    pub(super) fn new(config: UplinkConfig, limiter: Limiter) -> Arc<Self> {
+        Arc::new(Self { config, limiter, state: Mutex::default() })
+    }
+
+    /// How many turns there are.
+    fn turns(&self) -> usize {
+        let within = |rate: u64| usize::try_from(rate / RATE_OF_TURN).unwrap_or(usize::MAX).clamp(1, self.config.turns);
+        self.limiter.limit(Class::Upload).total.map_or(self.config.turns, |rate| within(rate.get()))
     }
 
     /// Waits for a turn for a host that lacks so many pieces of a task; `None` if this host is busy.
@@ -149,7 +163,8 @@ impl Uplink {
 
     /// Gives what turns are free to those who wait.
     fn give(this: &Arc<Self>, state: &mut State) {
-        while state.taken < this.config.turns {
+        let turns = this.turns();
+        while state.taken < turns {
             let Some(at) = state.next(this.config.patience) else { return };
             let Some(Waiting { host, give, .. }) = state.waiting.remove(at) else { return };
             state.taken += 1;
@@ -204,10 +219,13 @@ impl Uplink {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
+    use crate::limit::Limit;
 
     fn uplink(turns: usize, waiting: usize) -> Arc<Uplink> {
-        Uplink::new(UplinkConfig { turns, waiting, ..UplinkConfig::default() })
+        Uplink::new(UplinkConfig { turns, waiting, ..UplinkConfig::default() }, Limiter::default())
     }
 
     fn host(last: u8) -> IpAddr {
@@ -281,6 +299,20 @@ mod tests {
         // Who left does not take the turn with it.
         drop(held);
         assert!(uplink.turn(host(3), TASK, 1).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_a_limit_there_are_fewer_turns() {
+        let limiter = Limiter::default();
+        let uplink = Uplink::new(UplinkConfig::default(), limiter.clone());
+        for (rate, turns) in [(1_000_000, 1), (9 << 20, 2), (1 << 30, 4), (0, 4)] {
+            limiter.set(Class::Upload, Limit { total: NonZeroU64::new(rate), per_flow: None });
+            let mut given = Vec::new();
+            while let Some(turn) = uplink.turn(host(given.len() as u8), TASK, 1).await {
+                given.push(turn);
+            }
+            assert_eq!(given.len(), turns, "{rate} bytes a second");
+        }
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Downloads that become tasks, and those that must not.
 
+use std::num::NonZeroU64;
+
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
 use regex::Regex;
 
 use super::source::Source;
 use super::*;
+use crate::limit::{Class, Limit, Limiter};
+use crate::net::ClientConfig;
 use crate::proxy::Rule;
 
 const LENGTH: usize = 5 << 20;
@@ -195,4 +199,20 @@ async fn the_origin_sees_none_of_our_headers() {
         assert!(headers.keys().all(|name| !name.as_str().starts_with("x-dragonfly")), "{headers:?}");
         assert_eq!(text(headers, ["accept", "host"]), ["a/b", &origin.to_string()]);
     }
+}
+
+#[tokio::test]
+async fn a_first_byte_that_our_own_limit_holds_up_is_waited_for() {
+    let (origin, source) = Source::new(LENGTH, &[("etag", "\"1\"")]).start().await;
+    let limiter = Limiter::default();
+    // The first bytes are allowed after a second.
+    let limit = Limit { total: NonZeroU64::new(Limit::LEAST), per_flow: None };
+    limiter.set(Class::BackToSource, limit);
+    let config = Config { min_size: MIB, first_byte: Duration::from_millis(200), ..Config::default() };
+    let world = World::limited(config, ClientConfig::default(), &[], limiter).await;
+    let response = send(&world, origin, "/file", &[]).await;
+    assert!(response.headers().contains_key("x-dragonfly-task-id"), "it is no reason to go past the task");
+    let first = tokio::time::timeout(HANG, response.into_body().frame()).await.unwrap().unwrap().unwrap();
+    let first = first.into_data().unwrap();
+    assert_eq!(first, source.content[..first.len()]);
 }

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::backend::Backend;
+use crate::limit::Limiter;
 use crate::mitm::{CertificateAuthority, Interceptor, Policy};
 use crate::net::{ClientConfig, HttpClient};
 use crate::p2p::{self, Tasks};
@@ -109,7 +110,7 @@ impl SchedulerClient for Generous {
     }
 }
 
-fn tasks(http: HttpClient) -> Tasks {
+fn tasks(http: HttpClient, limiter: Limiter) -> Tasks {
     let ip = [127, 0, 0, 1].into();
     let host = HostInfo {
         id: HostId::new(ip, "test", false),
@@ -122,6 +123,7 @@ fn tasks(http: HttpClient) -> Tasks {
         upload_slots: 1,
         idc: String::new(),
         location: String::new(),
+        tls: false,
     };
     let parts = p2p::Parts {
         host,
@@ -130,6 +132,7 @@ fn tasks(http: HttpClient) -> Tasks {
         scheduler: Arc::new(Generous),
         pieces: Default::default(),
         data: Default::default(),
+        limiter,
         metrics: p2p::Metrics::default(),
     };
     Tasks::new(p2p::Config::default(), parts)
@@ -155,6 +158,11 @@ impl World {
 
     /// Origins are reached as `client` says; these hosts are intercepted.
     pub(super) async fn built(config: Config, client: ClientConfig, intercepted: &[&str]) -> Self {
+        Self::limited(config, client, intercepted, Limiter::default()).await
+    }
+
+    /// Bytes move as fast as `limiter` allows.
+    pub(super) async fn limited(config: Config, client: ClientConfig, intercepted: &[&str], limiter: Limiter) -> Self {
         let home = tempfile::tempdir().unwrap();
         let ca = CertificateAuthority::load_or_create(home.path()).unwrap();
         let ca_pem = ca.pem().to_owned();
@@ -164,13 +172,14 @@ impl World {
         let proxy = listener.local_addr().unwrap();
         let http = HttpClient::new(client).unwrap();
         let parts = Parts {
-            tasks: tasks(http.clone()),
+            tasks: tasks(http.clone(), limiter.clone()),
             http,
             policy: Policy::new(intercepted),
             interceptor: Interceptor::new(ca).unwrap(),
             mirror: Mirror::new(None).unwrap(),
             upstreams: Vec::new(),
             drain: drain.watch(),
+            limiter,
             metrics: Metrics::default(),
         };
         let config = Config { id: "test".into(), ..config };

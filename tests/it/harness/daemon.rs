@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Answer, Ask, Process, cut_short, rot, wait_for};
+use super::{Answer, Ask, Process, Sockets, cut_short, rot, wait_for};
 
 /// The path of one of the workspace's executables.
 pub(crate) fn binary(name: &str) -> PathBuf {
@@ -72,9 +72,16 @@ pub(crate) struct DaemonPlan {
     name: String,
     home: TempDir,
     config: Value,
+    sockets: Option<Sockets>,
 }
 
 impl DaemonPlan {
+    /// Passes these sockets to each of its processes.
+    pub(crate) fn sockets(mut self, sockets: Sockets) -> Self {
+        self.sockets = Some(sockets);
+        self
+    }
+
     pub(crate) fn set(mut self, path: &str, value: impl Into<Value>) -> Self {
         set(&mut self.config, path, value.into());
         self
@@ -138,15 +145,20 @@ impl DaemonPlan {
     }
 
     pub(crate) fn start(self) -> Daemon {
-        let (process, addresses) = self.launch();
+        let (process, addresses) = self.launch(&[]);
         Daemon { process, addresses, plan: self }
     }
 
-    fn launch(&self) -> (Process, Value) {
+    fn launch(&self, flags: &[&str]) -> (Process, Value) {
         let file = self.data().join("addresses.json");
         // What a killed process has left behind is not the next one's.
         let _ = std::fs::remove_file(&file);
-        let mut process = Process::start(&self.name, self.home.path(), &mut self.command());
+        let mut command = self.command();
+        command.args(flags);
+        if let Some(sockets) = &self.sockets {
+            command = sockets.pass_to(&command);
+        }
+        let mut process = Process::start(&self.name, self.home.path(), &mut command);
         let addresses = serde_json::from_str(&process.wait_for_file(&file)).expect("addresses.json is JSON");
         (process, addresses)
     }
@@ -170,7 +182,12 @@ impl Daemon {
             "health": { "server": { "ip": "127.0.0.1", "port": 0 } },
         });
         let home = tempfile::tempdir().expect("a temporary directory");
-        DaemonPlan { name: name.into(), home, config }
+        DaemonPlan { name: name.into(), home, config, sockets: None }
+    }
+
+    /// Where it listens, as it says.
+    pub(crate) fn addresses(&self) -> &Value {
+        &self.addresses
     }
 
     fn address(&self, name: &str) -> SocketAddr {
@@ -247,7 +264,15 @@ impl Daemon {
     /// Kills it as a power cut would, and starts it again on what is on its disk.
     pub(crate) fn kill_and_start_again(&mut self) {
         self.process.kill();
-        (self.process, self.addresses) = self.plan.launch();
+        (self.process, self.addresses) = self.plan.launch(&[]);
+    }
+
+    /// Starts another process that takes over from it, and gives back the one before.
+    pub(crate) fn take_over(&mut self) -> Process {
+        let (process, addresses) = self.plan.launch(&["--take-over"]);
+        let before = std::mem::replace(&mut self.process, process);
+        self.addresses = addresses;
+        before
     }
 
     /// Asks it to end, and starts it again with another setting.
@@ -259,7 +284,7 @@ impl Daemon {
 
     /// Starts it again after it has ended.
     pub(crate) fn start_again(&mut self) {
-        (self.process, self.addresses) = self.plan.launch();
+        (self.process, self.addresses) = self.plan.launch(&[]);
     }
 
     /// Asks it to end, and waits until it has.

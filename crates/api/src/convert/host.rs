@@ -40,6 +40,7 @@ pub fn host_to_wire(host: &HostInfo, interval: Duration) -> AnnounceHostRequest 
         proxy_port: host.proxy_port.map_or(0, |port| port.get().into()),
         name: host.hostname.clone(),
         upload_slots: Some(host.upload_slots),
+        tls: host.tls,
         ..Host::default()
     };
     AnnounceHostRequest { host: Some(host), interval: prost_types::Duration::try_from(interval).ok() }
@@ -67,6 +68,7 @@ pub fn host_from_wire(request: AnnounceHostRequest) -> Result<(HostInfo, Option<
         upload_slots: slots,
         idc: label(network.idc, "host.network.idc")?,
         location: label(network.location, "host.network.location")?,
+        tls: host.tls,
     };
     Ok((info, interval))
 }
@@ -84,6 +86,7 @@ pub(super) fn offer_to_wire(offer: Offer, task: &crate::common::Task) -> Peer {
         hostname: offer.host.to_string(),
         ip: offer.rpc.ip().to_string(),
         port: offer.rpc.port().into(),
+        tls: offer.tls,
         ..Host::default()
     };
     Peer {
@@ -106,5 +109,6 @@ pub(super) fn offer_from_wire(peer: &Peer) -> Result<Offer, WireError> {
         peer: peer_id(peer.id.clone())?,
         host: host_id(host.id.clone())?,
         rpc: SocketAddr::new(ip, port(host.port, "candidate_parents.host.port")?),
+        tls: host.tls,
     })
 }

@@ -53,8 +53,8 @@ pub(super) fn origin() -> impl Strategy<Value = Origin> {
 pub(super) fn host() -> impl Strategy<Value = HostInfo> {
     let place = ("[a-z0-9]{0,9}", any::<std::net::IpAddr>(), "[a-z0-9]{0,9}", "[a-z|]{0,9}");
     let ports = (1..=u16::MAX, any::<u16>(), of(any::<std::num::NonZeroU16>()));
-    (host_id(), any::<bool>(), place, ports, any::<u32>()).prop_map(
-        |(id, seed, (hostname, ip, idc, location), (rpc_port, data_port, proxy_port), upload_slots)| HostInfo {
+    (host_id(), any::<bool>(), place, ports, any::<u32>(), any::<bool>()).prop_map(
+        |(id, seed, (hostname, ip, idc, location), (rpc_port, data_port, proxy_port), upload_slots, tls)| HostInfo {
             id,
             seed,
             hostname,
@@ -65,6 +65,7 @@ pub(super) fn host() -> impl Strategy<Value = HostInfo> {
             upload_slots,
             idc,
             location,
+            tls,
         },
     )
 }
@@ -119,8 +120,8 @@ pub(super) fn report() -> impl Strategy<Value = Report> {
 }
 
 pub(super) fn answer() -> impl Strategy<Value = Answer> {
-    let offer = (peer_id(), host_id(), any::<std::net::IpAddr>(), 1..=u16::MAX)
-        .prop_map(|(peer, host, ip, port)| Offer { peer, host, rpc: (ip, port).into() });
+    let offer = (peer_id(), host_id(), any::<std::net::IpAddr>(), 1..=u16::MAX, any::<bool>())
+        .prop_map(|(peer, host, ip, port, tls)| Offer { peer, host, rpc: (ip, port).into(), tls });
     prop_oneof![
         Just(Answer::Wait),
         Just(Answer::Empty),

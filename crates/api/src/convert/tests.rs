@@ -172,6 +172,7 @@ fn parents(count: u16) -> Answer {
         peer: format!("p{n}").into(),
         host: format!("h{n}").into(),
         rpc: ([10, 0, 0, 1], 4000 + n).into(),
+        tls: false,
     });
     Answer::Parents { offers: offers.collect(), geometry: None, proven: false }
 }

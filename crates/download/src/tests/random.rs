@@ -31,6 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u32..PIECES + 2).prop_map(Step::Held),
         1 => (0u32..PIECES + 2).prop_map(Step::Missing),
         4 => (0usize..4).prop_map(Step::Queues),
+        2 => (0u32..5000).prop_map(Step::HeldUp),
         9 => (0usize..4, prop::collection::vec(0u32..PIECES + 2, 0..4)).prop_map(|(which, named)| Step::Turn(which, named)),
         3 => (0usize..4, 0usize..5).prop_map(|(which, fault)| Step::NoTurn(which, fault)),
         3 => (0u32..PIECES, 1u32..6).prop_map(|(first, many)| Step::Lease(first, (first + many).min(PIECES))),

@@ -261,3 +261,14 @@ fn a_stream_whose_last_piece_came_in_another_way_is_complete() {
     let ended = bench.tell(Event::SourceEnded(End::Complete));
     assert_eq!(ended, [read(0, 1)], "at once: nothing was cut");
 }
+
+#[test]
+fn a_stream_that_our_own_limit_holds_up_is_not_silent() {
+    let mut bench = Bench::granted(4);
+    for _ in 0..100 {
+        bench.now = bench.now + Config::default().source_stall;
+        assert_eq!(bench.tell(Event::HeldUp { by: Config::default().source_stall }), []);
+    }
+    let (waited, actions) = bench.wait();
+    assert!(waited > Duration::ZERO && !actions.contains(&Action::StopSource), "{waited:?} {actions:?}");
+}

@@ -1,6 +1,8 @@
 //! Every state with every event: nothing panics, the invariants hold (the machine checks them itself in debug builds),
 //! and the end is the end.
 
+use std::time::Duration;
+
 use damselfly_core::swarm::PieceFault;
 
 use super::*;
@@ -157,6 +159,8 @@ fn events() -> Vec<Event> {
         Event::WantWhole,
         Event::DigestMismatch,
         Event::Timer,
+        Event::HeldUp { by: Duration::ZERO },
+        Event::HeldUp { by: Duration::MAX },
         Event::Drain,
     ]
 }

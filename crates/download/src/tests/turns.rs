@@ -349,3 +349,38 @@ fn what_is_taken_over_from_slow_parents_is_bounded_like_all_else() {
     let quick = fetches.values().filter(|fetch| !fetch.slow).count();
     assert!(quick <= Config::default().turns_at_once as usize + 1, "{quick}");
 }
+
+#[test]
+fn what_our_own_limit_holds_up_is_no_parents_fault() {
+    let mut bench = Bench::whole(1);
+    bench.queueing(&[("a", &[0]), ("b", &[0])]);
+    assert_eq!(bench.turn("a", &[0]), [fetch("a", 0)]);
+    bench.turn("b", &[0]);
+    // An hour, of which two seconds were not our own doing: not as long as a fetch may take.
+    for _ in 0..1800 {
+        bench.now = bench.now + secs(2);
+        let by = secs(2).saturating_sub(Duration::from_millis(1));
+        assert_eq!(bench.tell(Event::HeldUp { by }), []);
+    }
+    assert_eq!(asks(&bench.tell(Event::Timer)), [""; 0]);
+    // As soon as nothing waits for the limit, a slow parent is a slow parent.
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        let (_, actions) = bench.wait();
+        asked.extend(asks(&actions).into_iter().map(str::to_owned));
+    }
+    assert_eq!(asked.first().map(String::as_str), Some("b"), "{asked:?}");
+}
+
+#[test]
+fn few_pieces_come_at_a_time_while_our_own_limit_holds_them_up() {
+    let mut bench = Bench::whole(20);
+    let names = one_piece_each(&mut bench, 0..10);
+    bench.tell(Event::HeldUp { by: Duration::from_millis(5) });
+    let fetched = |actions: Vec<Action>| actions.iter().any(|action| matches!(action, Action::Fetch { .. }));
+    let before = names.iter().filter(|name| fetched(bench.turn(name, &[]))).count();
+    assert_eq!(before, 2);
+    // A second later nothing is held up any more, and more are asked.
+    bench.now = bench.now + secs(1);
+    assert!(!asks(&bench.tell(Event::Timer)).is_empty());
+}

@@ -25,6 +25,7 @@ impl World {
             upload_slots: self.plan.slots,
             idc: String::new(),
             location: String::new(),
+            tls: false,
         };
         self.send(index, None, scheduler::Event::HostAnnounced(info));
         if let Some(held) = self.held(index) {

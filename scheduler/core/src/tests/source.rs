@@ -286,6 +286,24 @@ fn a_short_lease_is_cut_only_for_one_who_waits_for_a_piece_of_it() {
     );
 }
 
+/// Another may be faster, if what is slow is its reader.
+#[test]
+fn a_short_lease_whose_reader_would_take_long_is_cut() {
+    for (took, is_cut) in [(Duration::from_millis(100), false), (Duration::from_millis(500), true)] {
+        let mut world = World::new(Config::default());
+        ["a", "b"].into_iter().for_each(|name| drop(world.announce(super::world::host_info(name))));
+        world.register("a");
+        world.register("b");
+        world.report("a", Report::SourceOpened(Geometry::new(100, 1).unwrap()));
+        assert_eq!(leases(&world), [lease("a", 0, 100)], "it is short");
+        world.now = world.now + took;
+        world.piece("a", 0, None);
+        let leases = leases(&world);
+        assert_eq!(leases.len() > 1, is_cut, "{took:?} a piece: {leases:?}");
+        assert!(!is_cut || leases[1].0 == "b", "{leases:?}");
+    }
+}
+
 #[test]
 fn who_wants_the_source_now_gets_it_unless_somebody_brings_it() {
     let mut world = World::with_hosts(&["a", "b", "c"]);

@@ -43,6 +43,7 @@ pub(super) fn host_info(name: &str) -> HostInfo {
         upload_slots: 3,
         idc: String::new(),
         location: String::new(),
+        tls: false,
     }
 }
 
