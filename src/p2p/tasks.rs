@@ -34,6 +34,10 @@ use crate::storage::{DroppedTask, NewTask, Storage, StoredTask};
 /// A reader so many pieces ahead of the source stream gets a stream of its own.
 const FAR: u32 = 8;
 
+/// How many pieces come in turns at a time. More than the machine's own number, which fills links on which every transfer
+/// runs at full speed from its first byte: a piece is short beside what TCP needs to get up to speed (docs/performance.md).
+const TURNS: u32 = 8;
+
 /// How often an opener joins again when the download that it joined had just ended.
 const JOIN_TRIES: u32 = 4;
 
@@ -255,7 +259,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            download: download::Config { far: FAR, ..download::Config::default() },
+            download: download::Config { far: FAR, turns_at_once: TURNS, ..download::Config::default() },
             max_downloads: 512,
             stall: Duration::from_secs(3),
             source_silence: Duration::from_secs(60),

@@ -12,15 +12,13 @@ pub struct Config {
     pub concurrent_pieces: u32,
     /// How many of them from one parent at most. How many in fact follows its measured rate.
     pub pieces_per_parent: u32,
-    /// How many pieces come at a time from parents that serve by turns; twice as many while less
-    /// comes than this link has carried. One that is slow beside the others is not counted. Few, so that each is finished soon and can be passed on.
+    /// How many pieces come at a time from parents that serve by turns. One that is slow beside the others is not
+    /// counted. Few, so that each is finished soon and can be passed on.
     pub turns_at_once: u32,
     /// A fetch that takes so much longer than three usual ones is slow: another parent may be asked for the piece.
     pub slow_margin: Duration,
     /// How long a parent is left alone that was slow, or had no turn to give.
     pub rest: Duration,
-    /// How long a reader waits for its next piece before parents are asked for that one alone, which they give before others.
-    pub pressing: Duration,
     /// How long a reader waits for its next piece, beside what a piece usually takes, before the scheduler is asked for
     /// just that one; and then the source, if the scheduler does not say that somebody brings it.
     pub late: Duration,
@@ -92,7 +90,6 @@ impl Default for Config {
             turns_at_once: 4,
             slow_margin: Duration::from_millis(300),
             rest: Duration::from_millis(250),
-            pressing: Duration::from_millis(500),
             late: Duration::from_millis(1500),
             late_grace: Duration::from_millis(500),
             late_confirmed: 8,

@@ -36,7 +36,6 @@ impl Download {
         if let Some(parent) = self.parents.followed.get_mut(&peer) {
             parent.arrived(took, self.config.pieces_per_parent);
         }
-        self.inflow.came(now);
         self.set(piece, State::Have);
         self.from_parents = true;
         self.link.progress();

@@ -47,7 +47,6 @@ impl Download {
             }
             self.distrust(now);
         }
-        self.inflow.came(now);
         self.held(piece);
         self.report(Report::PieceFinished { piece, parent: None, digest });
         if let Stage::Reading { run: Some(run), .. } = &mut self.source.stage

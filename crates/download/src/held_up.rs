@@ -42,13 +42,17 @@ impl Download {
         self.few_until = self.few_until.filter(|until| *until > now);
     }
 
+    /// How many pieces come at a time from parents that serve by turns.
+    pub(super) fn turns_at_once(&self) -> usize {
+        self.within(self.config.turns_at_once)
+    }
+
     /// How many pieces come at a time from parents.
     pub(super) fn pieces_at_once(&self) -> usize {
         self.within(self.config.concurrent_pieces)
     }
 
-    /// So many pieces at a time, or few while the limit holds them up.
-    pub(super) fn within(&self, most: u32) -> usize {
+    fn within(&self, most: u32) -> usize {
         (if self.few_until.is_some() { most.min(FEW) } else { most }) as usize
     }
 }

@@ -33,8 +33,6 @@ const UNHURRIED: u32 = 4;
 pub(super) struct Late {
     /// Where the readers stood, together.
     place: u64,
-    /// Since when they stand there.
-    since: Moment,
     /// When something is done next.
     pub(super) at: Moment,
     /// The scheduler was asked, and has not answered.
@@ -58,7 +56,6 @@ impl Late {
     pub(super) fn new(now: Moment, jitter: Duration) -> Self {
         Self {
             place: u64::MAX,
-            since: now,
             at: now,
             asked: false,
             silent: false,
@@ -121,16 +118,6 @@ impl Download {
         answered && !self.late.asked && self.source.urgent.is_none() && next.iter().any(needed)
     }
 
-    /// The piece that a reader has waited for so long that parents are asked for it alone.
-    pub(super) fn pressing(&mut self, now: Moment) -> Option<PieceNumber> {
-        if !self.readers.any_reader() || self.late.since + self.config.pressing > now {
-            return None;
-        }
-        let (_, next) = self.next_pieces()?;
-        let pieces = self.pieces.as_ref()?;
-        next.into_iter().find(|&piece| pieces.is_ready(piece))
-    }
-
     fn patience(&self) -> Duration {
         let hurry = if self.readers.any_reader() { 1 } else { UNHURRIED };
         let usual = self.config.late + self.took.unwrap_or_default().min(MOST_USUAL);
@@ -157,18 +144,7 @@ impl Download {
             self.late.in_a_row = in_a_row;
             let at = now + self.patience();
             let hurry = self.is_scattered().then_some(now + HURRY);
-            self.late = Late {
-                place,
-                since: now,
-                at,
-                asked: false,
-                silent,
-                piece: None,
-                confirmed: 0,
-                in_a_row,
-                hurry,
-                jitter,
-            };
+            self.late = Late { place, at, asked: false, silent, piece: None, confirmed: 0, in_a_row, hurry, jitter };
             return;
         }
         let hurried = self.late.hurry.take_if(|at| *at <= now).is_some() && self.is_hurried(&next);

@@ -33,7 +33,6 @@ mod event;
 mod from_parents;
 mod from_source;
 mod held_up;
-mod inflow;
 mod late;
 mod link;
 mod machine;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use damselfly_core::swarm::{Answer, Offer, Report, SourceWish};
 use damselfly_core::{Blake3, Geometry, MAX_PIECES, Moment, PieceNumber, PieceSet};
 
-use super::inflow::Inflow;
 use super::late::Late;
 use super::link::{Link, Phase};
 use super::parents::Parents;
@@ -40,7 +39,6 @@ pub struct Download {
     pub(super) urgent: Moment,
     /// How many others have been chosen since.
     pub(super) since_urgent: u32,
-    pub(super) inflow: Inflow,
     /// Until then few pieces come at a time, because this host's own limit held them up.
     pub(super) few_until: Option<Moment>,
     pub(super) started: Moment,
@@ -72,7 +70,6 @@ impl Download {
             was_busy: false,
             urgent: now,
             since_urgent: config.urgent_share,
-            inflow: Inflow::default(),
             few_until: None,
             started: now,
             from_parents: false,
@@ -405,10 +402,7 @@ impl Download {
             assert!(pieces.fetches.len() <= self.config.concurrent_pieces as usize, "too much in flight");
             let quick = pieces.fetches.values().filter(|fetch| fetch.by_turn && !fetch.slow);
             // One of them may have been taken over for a reader.
-            assert!(
-                quick.count() <= (self.config.turns_at_once * super::turns::MOST_TURNS) as usize + 1,
-                "too many turns"
-            );
+            assert!(quick.count() <= self.config.turns_at_once as usize + 1, "too many turns");
             for (peer, parent) in &self.parents.followed {
                 let in_flight = pieces.fetches.values().filter(|fetch| fetch.parent == *peer).count();
                 assert_eq!(parent.in_flight as usize, in_flight, "{peer}");

@@ -56,8 +56,6 @@ struct Failed {
 pub(super) struct Parent {
     offer: Offer,
     pub(super) turn: Turn,
-    /// It was asked for nothing but what a reader has waited for long.
-    pub(super) pressed: bool,
     /// It was slow or had no turn to give: it is left alone until then.
     pub(super) rests: Option<Moment>,
     pub(super) has: PieceSet,
@@ -124,7 +122,6 @@ impl Parents {
         let parent = Parent {
             offer: offer.clone(),
             turn: Turn::Plain,
-            pressed: false,
             rests: self.failures.get(&offer.peer).map(|failed| failed.until).filter(|until| *until > now),
             has: PieceSet::empty(count.unwrap_or(MAX_PIECES)),
             in_flight: 0,

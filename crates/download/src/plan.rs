@@ -65,7 +65,7 @@ impl Download {
         // A resort may open the way to another one at once; there are only so many.
         for _ in 0..=self.config.reschedules + 4 {
             self.fetch_from_parents(now);
-            self.ask_for_turns(now);
+            self.ask_for_turns();
             self.read_source(now);
             if self.is_busy() || self.ended {
                 break;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use damselfly_core::swarm::{PieceFault, Report};
-use damselfly_core::{Geometry, Moment, PeerId, PieceNumber, PieceSet};
+use damselfly_core::{Geometry, Moment, PeerId, PieceNumber};
 
 use super::parents::Turn;
 use super::pieces::Fetch;
@@ -15,12 +15,8 @@ use super::{Action, Download};
 
 /// Of how many pieces the rarest is chosen where the parent names none. Bounds the work of one choice.
 const SAMPLE: usize = 256;
-/// How many parents are asked at a time for what a reader has waited for long, and nothing else.
-const PRESSED: usize = 2;
 /// What a piece is taken to need from a parent while nothing is known.
 const USUAL: Duration = Duration::from_secs(1);
-/// How many times as many turns as usual are used while the link has room.
-pub(super) const MOST_TURNS: u32 = 2;
 /// A fetch is slow after so many times the usual.
 const SLOW_FACTOR: u32 = 3;
 
@@ -44,31 +40,22 @@ impl Download {
     }
 
     /// Whether one more turn may be used, if only for a piece that is taken over from a slow parent.
-    fn has_turn(&self, now: Moment) -> bool {
-        self.quick() < self.turns_at_once(now)
-    }
-
-    /// How many pieces that are not slow come in turns at a time.
-    fn turns_at_once(&self, now: Moment) -> usize {
-        let more = if self.inflow.is_slack(now) { MOST_TURNS } else { 1 };
-        self.within(self.config.turns_at_once * more)
+    fn has_turn(&self) -> bool {
+        self.quick() < self.turns_at_once()
     }
 
     /// Whether one more piece may come in it.
-    fn has_room(&self, now: Moment) -> bool {
+    fn has_room(&self) -> bool {
         let fetches = self.pieces.as_ref().map_or(0, |pieces| pieces.fetches.len());
-        self.has_turn(now) && fetches < self.pieces_at_once()
+        self.has_turn() && fetches < self.pieces_at_once()
     }
 
-    /// Asks every parent for a turn that could use it; a few of those that have what a reader has waited for long, for that
-    /// alone.
-    pub(super) fn ask_for_turns(&mut self, now: Moment) {
-        if !self.has_turn(now) {
+    /// Asks every parent for a turn that could use it.
+    pub(super) fn ask_for_turns(&mut self) {
+        if !self.has_turn() {
             return;
         }
-        let room = self.has_room(now);
-        let pressing = self.pressing(now).filter(|_| room);
-        let mut pressed = self.parents.followed.values().filter(|parent| parent.pressed).count();
+        let room = self.has_room();
         let Some(pieces) = &self.pieces else { return };
         let slow: Vec<(PieceNumber, &Fetch)> =
             pieces.fetches.iter().filter(|(_, fetch)| fetch.slow).map(|(&piece, fetch)| (piece, fetch)).collect();
@@ -80,18 +67,8 @@ impl Download {
                 || slow.iter().any(|(piece, fetch)| fetch.parent != *peer && parent.has.contains(*piece));
             if useful {
                 parent.turn = Turn::Asked;
-                let alone = pressing.filter(|piece| pressed < PRESSED && parent.has.contains(*piece));
-                parent.pressed = alone.is_some();
-                let wanted = if let Some(piece) = alone {
-                    pressed += 1;
-                    let mut wanted = PieceSet::empty(pieces.geometry().count());
-                    wanted.insert(piece);
-                    wanted
-                } else {
-                    let mut wanted = pieces.ready_set().clone();
-                    wanted.extend(slow.iter().map(|(piece, _)| *piece));
-                    wanted
-                };
+                let mut wanted = pieces.ready_set().clone();
+                wanted.extend(slow.iter().map(|(piece, _)| *piece));
                 self.actions.push_back(Action::AskTurn { parent: peer.clone(), wanted });
             }
         }
@@ -102,9 +79,9 @@ impl Download {
             // It was left meanwhile.
             return self.actions.push_back(Action::PassTurn { parent: peer.clone() });
         };
-        (parent.turn, parent.pressed) = (Turn::Idle, false);
+        parent.turn = Turn::Idle;
         let piece = self.take_over_the_urgent(now, peer);
-        let piece = piece.or_else(|| self.has_room(now).then(|| self.choose_in_turn(now, peer, least_sent)).flatten());
+        let piece = piece.or_else(|| self.has_room().then(|| self.choose_in_turn(now, peer, least_sent)).flatten());
         let piece = piece.or_else(|| self.take_over(now, peer));
         let (Some(piece), Some(pieces)) = (piece, &mut self.pieces) else {
             return self.actions.push_back(Action::PassTurn { parent: peer.clone() });
@@ -126,13 +103,8 @@ impl Download {
 
     /// Now and then what a reader waits for; else what the parent has sent least; else the rarest that it has.
     fn choose_in_turn(&mut self, now: Moment, peer: &PeerId, least_sent: &[PieceNumber]) -> Option<PieceNumber> {
-        let pressing = self.pressing(now);
         let pieces = self.pieces.as_ref()?;
         let parent = self.parents.followed.get(peer)?;
-        if let Some(piece) = pressing.filter(|piece| parent.has.contains(*piece)) {
-            self.chose_urgent(now);
-            return Some(piece);
-        }
         if self.urgent_is_due(now) {
             let next: Vec<_> = self.readers.windows(pieces, 1).map(|next| PieceNumber(next.start)).collect();
             let next = next.into_iter().find(|&next| pieces.is_ready(next) && parent.has.contains(next));
@@ -162,7 +134,7 @@ impl Download {
                 && parent.has.contains(*piece)
                 && self.proofs.allow(*piece)
         };
-        if self.quick() > self.turns_at_once(now) {
+        if self.quick() > self.turns_at_once() {
             return None;
         }
         let next: Vec<_> = self.readers.windows(pieces, 1).map(|next| PieceNumber(next.start)).collect();
@@ -174,7 +146,7 @@ impl Download {
 
     /// A piece that another parent is slow to give: it is taken from that one. The oldest first.
     fn take_over(&mut self, now: Moment, peer: &PeerId) -> Option<PieceNumber> {
-        if self.quick() >= self.turns_at_once(now) {
+        if self.quick() >= self.turns_at_once() {
             return None;
         }
         let pieces = self.pieces.as_ref()?;
@@ -205,7 +177,7 @@ impl Download {
         let Some(parent) = self.parents.followed.get_mut(peer).filter(|parent| parent.turn == Turn::Asked) else {
             return;
         };
-        (parent.turn, parent.pressed) = (Turn::Idle, false);
+        parent.turn = Turn::Idle;
         let Some(fault) = fault else {
             let rest = self.config.rest.mul_f64(0.5 + self.rng.f64());
             parent.rests = Some(now + rest);

@@ -1,10 +1,10 @@
 //! Turns at this host's uplink: a few pieces are sent at a time, so that each is soon whole somewhere and can be passed
 //! on, and whoever comes meanwhile waits for its turn or is told that this host is busy.
 //!
-//! **Who names one piece only comes first**: a reader has waited long for it, or it is a host's last. **Then the next turn is
-//! for the host that has fewest**, so no host takes them all; among equals of one task for the one that lacks most, so that
-//! all of a crowd get on alike and no straggler is left at the end, unless another has waited long. A child that takes its
-//! piece very slowly gives its turn to the next while its piece goes on: one slow reader, or many, hold nobody up.
+//! **Who lacks one piece only comes first**, and is done with it. **Then the next turn is for the host that has fewest**, so
+//! no host takes them all; among equals of one task for the one that lacks most, so that all of a crowd get on alike and no
+//! straggler is left at the end, unless another has waited long. A child that takes its piece very slowly gives its turn to
+//! the next while its piece goes on: one slow reader, or many, hold nobody up.
 //!
 //! Under a limit of what this host sends there are fewer turns, so that each piece is still soon whole somewhere.
 
