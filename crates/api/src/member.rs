@@ -3,7 +3,7 @@
 //! A member has a certificate that the fleet's authority signed, and takes whoever has one for a member. The name in the
 //! certificate says which; addresses prove nothing.
 //!
-//! One port serves both: the first byte of a TLS handshake begins neither HTTP/2 nor a request for a piece. Who comes without a certificate is let
+//! One port serves both: the first two bytes of a TLS handshake begin neither HTTP/2 nor a request for a piece. Who comes without a certificate is let
 //! through to the first call, which [`DemandMember`] refuses in words where members are demanded.
 //!
 //! **The files are looked at again** before a handshake, at most once a second. Files that cannot be used, as while they
@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -21,12 +21,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -50,7 +50,9 @@ const MAX_FILE: u64 = 1 << 20;
 pub const STRANGER: &str =
     "only members of this fleet are heard here, over TLS: set security.caCert, security.cert and security.key";
 /// The type of a TLS record that begins a handshake (RFC 8446, 5.1).
-const TLS_HANDSHAKE: u8 = 22;
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
+/// How soon the second byte of a connection is looked for, where only the first came.
+const SECOND_BYTE: Duration = Duration::from_millis(5);
 
 /// Why there is no certificate to show: the file at fault, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -185,7 +187,7 @@ fn read(ca_cert: &Path, cert: &Path, key: &Path) -> Result<(Arc<ServerConfig>, A
         .allow_unauthenticated()
         .build()
         .map_err(|error| MemberError::new(ca_cert, error))?;
-    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| MemberError::new(cert, error))?
         .with_client_cert_verifier(verifier)
@@ -194,13 +196,17 @@ fn read(ca_cert: &Path, cert: &Path, key: &Path) -> Result<(Arc<ServerConfig>, A
     let server_verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
         .build()
         .map_err(|error| MemberError::new(ca_cert, error))?;
-    let client = ClientConfig::builder_with_provider(provider)
+    let mut client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| MemberError::new(cert, error))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyMember(server_verifier)))
         .with_client_auth_cert(chain, private()?)
         .map_err(|error| MemberError::new(cert, error))?;
+    // A session that is resumed shows no certificate again, so an expired one would be good for ever.
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    client.resumption = Resumption::disabled();
     Ok((Arc::new(server), Arc::new(client)))
 }
 
@@ -389,9 +395,23 @@ pub async fn greet(stream: TcpStream, membership: Option<&Membership>) -> io::Re
     // Nothing gains from small packets that wait.
     let _ = stream.set_nodelay(true);
     let Some(membership) = membership else { return Ok(MemberStream::Plain(stream)) };
-    let mut first = [0];
-    timeout(HANDSHAKE, stream.peek(&mut first)).await??;
-    if first == [TLS_HANDSHAKE] { membership.accept(stream).await } else { Ok(MemberStream::Plain(stream)) }
+    if timeout(HANDSHAKE, begins_with_tls(&stream)).await?? {
+        membership.accept(stream).await
+    } else {
+        Ok(MemberStream::Plain(stream))
+    }
+}
+
+/// Whether the first two bytes are those of a TLS handshake. One is not enough: a request for a piece may begin with any
+/// byte, but no kind of request is a TLS version.
+async fn begins_with_tls(stream: &TcpStream) -> io::Result<bool> {
+    loop {
+        let mut first = [0; 2];
+        match stream.peek(&mut first).await? {
+            1 if first[0] == TLS_HANDSHAKE[0] => tokio::time::sleep(SECOND_BYTE).await,
+            _ => return Ok(first == TLS_HANDSHAKE),
+        }
+    }
 }
 
 /// The channel to one who is a member if there is a membership to show, made when it is first used.
@@ -425,6 +445,12 @@ impl Interceptor for DemandMember {
     }
 }
 
+/// Whether this is the id of a host with this name: its address, a hyphen, and the name.
+fn is_host_of(id: &str, name: &str) -> bool {
+    let address = id.strip_suffix(name).and_then(|rest| rest.strip_suffix('-'));
+    address.is_some_and(|address| address.parse::<IpAddr>().is_ok())
+}
+
 /// Refuses a member that speaks for another one's host. Hosts' ids end with their names, and a seed's with `-seed`.
 ///
 /// # Errors
@@ -432,7 +458,7 @@ impl Interceptor for DemandMember {
 pub fn speaks_for(caller: Option<&Caller>, host: &str) -> Result<(), Status> {
     let Some(member) = caller.and_then(|caller| caller.member.as_deref()) else { return Ok(()) };
     let own = host.strip_suffix("-seed").unwrap_or(host);
-    if [host, own].iter().any(|id| id.strip_suffix(member).is_some_and(|ip| ip.ends_with('-'))) {
+    if [host, own].iter().any(|id| is_host_of(id, member)) {
         return Ok(());
     }
     Err(Status::permission_denied(format!("the certificate says {member}, which is not the host {host}")))
@@ -450,6 +476,8 @@ mod tests {
             ("h1", "10.0.0.1-h1-seed", true),
             ("h1", "10.0.0.1-h2", false),
             ("h1", "10.0.0.1-xh1", false),
+            ("h1", "10.0.0.1-x-h1", false),
+            ("h1", "fd00::1-h1", true),
             ("h1", "h1", false),
             ("a-seed", "10.0.0.1-a-seed", true),
         ] {
