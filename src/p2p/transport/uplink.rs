@@ -1,13 +1,14 @@
 //! Turns at this host's uplink: a few pieces are sent at a time, so that each is soon whole somewhere and can be passed
 //! on, and whoever comes meanwhile waits for its turn or is told that this host is busy.
 //!
-//! **Who lacks one piece only comes first**, and is done with it. **Then the next turn is for the host that has fewest**, so
-//! no host takes them all; among equals of one task for the one that lacks most, so that all of a crowd get on alike and no
-//! straggler is left at the end, unless another has waited long. A child that takes its piece very slowly gives its turn to
-//! the next while its piece goes on: one slow reader, or many, hold nobody up.
+//! **The next turn is for the host that has fewest**, so no host takes them all; among equals for one that lacks a single
+//! piece and is done with it, else for the one that lacks most of its task, so that all of a crowd get on alike and no
+//! straggler is left at the end; and for whoever has waited long before any of these. A child that takes its piece very slowly
+//! gives its turn to the next while its piece goes on: one slow reader, or many, hold nobody up.
 //!
 //! Under a limit of what this host sends there are fewer turns, so that each piece is still soon whole somewhere.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,17 +105,28 @@ pub(super) struct Turn {
 }
 
 impl State {
-    /// Whose turn it is: who lacks but one piece; else of the hosts that have fewest the one that came first, or one that
-    /// waits for the same task and lacks more, unless the first has been patient enough.
+    fn give_back(&mut self, host: IpAddr) {
+        self.taken = self.taken.saturating_sub(1);
+        if let Some(taken) = self.of_host.get_mut(&host) {
+            *taken -= 1;
+            if *taken == 0 {
+                self.of_host.remove(&host);
+            }
+        }
+    }
+
+    /// Whose turn it is. Of the hosts that have fewest turns: the one that came first, if it has been patient enough; else one
+    /// that lacks but one piece; else the one that lacks most of the task that the first waits for.
     fn next(&self, patience: Duration) -> Option<usize> {
         let has = |waiting: &Waiting| self.of_host.get(&waiting.host).copied().unwrap_or(0);
         let waiting = || self.waiting.iter().enumerate().filter(|(_, waiting)| !waiting.give.is_closed());
-        let (at, first) = waiting().min_by_key(|(at, waiting)| (waiting.lacks > 1, has(waiting), *at))?;
-        if first.lacks <= 1 || first.since.elapsed() >= patience {
+        let (at, first) = waiting().min_by_key(|(at, waiting)| (has(waiting), *at))?;
+        if first.since.elapsed() >= patience {
             return Some(at);
         }
-        let equals = waiting().filter(|(_, one)| one.task == first.task && has(one) == has(first));
-        equals.max_by_key(|(at, one)| (one.lacks, std::cmp::Reverse(*at))).map(|(at, _)| at)
+        let equals = waiting().filter(|(_, one)| has(one) == has(first));
+        let others = equals.filter(|(_, one)| one.lacks <= 1 || one.task == first.task);
+        others.max_by_key(|(at, one)| (one.lacks <= 1, one.lacks, Reverse(*at))).map(|(at, _)| at)
     }
 }
 
@@ -122,13 +134,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let Some(uplink) = self.uplink.take() else { return };
         let mut state = uplink.state();
-        state.taken = state.taken.saturating_sub(1);
-        if let Some(taken) = state.of_host.get_mut(&self.host) {
-            *taken -= 1;
-            if *taken == 0 {
-                state.of_host.remove(&self.host);
-            }
-        }
+        state.give_back(self.host);
         Uplink::give(&uplink, &mut state);
     }
 }
@@ -171,10 +177,7 @@ impl Uplink {
             *state.of_host.entry(host).or_default() += 1;
             if let Err(mut turn) = give.send(Turn { uplink: Some(Arc::clone(this)), host }) {
                 // It left in this moment. Its turn is taken back here, where the lock is held already.
-                state.taken -= 1;
-                if let Some(taken) = state.of_host.get_mut(&host) {
-                    *taken -= 1;
-                }
+                state.give_back(host);
                 turn.uplink = None;
             }
         }
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_for_who_names_one_piece_then_for_who_lacks_most_until_another_has_waited_long() {
+    async fn among_equals_it_is_for_the_last_piece_then_for_who_lacks_most_until_another_has_waited_long() {
         let uplink = uplink(1, 16);
         let other_task = TaskId::from_bytes([2; 32]);
         let (given, mut order) = tokio::sync::mpsc::unbounded_channel();
@@ -269,7 +272,7 @@ mod tests {
                 let _ = given.send((last, turn));
             });
         };
-        for (patience, expected) in [(Duration::ZERO, [5, 3, 1, 4]), (uplink.config.patience, [5, 1, 3, 4])] {
+        for (patience, expected) in [(Duration::ZERO, [5, 3, 1, 4]), (uplink.config.patience, [1, 3, 4, 5])] {
             let held = uplink.turn(host(9), TASK, 1).await;
             for (last, task, lacks) in [(1, TASK, 2), (3, TASK, 5), (4, other_task, 9), (5, TASK, 1)] {
                 wait(last, task, lacks);
