@@ -143,6 +143,8 @@ impl Shaper {
     /// A flow wants to move so many bytes.
     pub(super) fn request(&mut self, now: Moment, key: FlowKey, priority: Priority, bytes: u64) -> Requested {
         self.refill(now);
+        // It may be known from before, when it was less or more urgent.
+        self.set_priority(key, priority);
         let per_flow = self.limit.per_flow;
         let virtual_time = self.virtual_time[priority.index()];
         let flow = self.flows.entry(key).or_insert_with(|| FlowState {
