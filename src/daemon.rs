@@ -21,7 +21,7 @@ mod upkeep;
 mod welcome;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use damselfly_core::Audience;
@@ -129,6 +129,7 @@ pub async fn run(loaded: Loaded, passed: Inherited) -> anyhow::Result<()> {
     readiness.set_ready();
     welcome::print(&addresses, &config);
     if let Some(predecessor) = predecessor {
+        bound.lent.end();
         tokio::spawn(end::succeed(predecessor, storage.clone(), inheritance, shares));
     }
 
@@ -143,8 +144,11 @@ pub async fn run(loaded: Loaded, passed: Inherited) -> anyhow::Result<()> {
     };
     [upkeep, scrub, look_after].iter().for_each(|task| task.abort());
     let running = Running { clients, peers, tasks, storage, data_port, admin: admin_end };
+    let began = Instant::now();
     running.end(cause, config.grace).await;
-    tokio::join!(end::finish(data, config.grace), end::finish(peer, config.grace), end::finish(admin, Duration::ZERO));
+    // The grace is for all of it: who waits at the door meanwhile waits no longer.
+    let left = config.grace.saturating_sub(began.elapsed());
+    tokio::join!(end::finish(data, left), end::finish(peer, left), end::finish(admin, Duration::ZERO));
     drop(file);
     tracing::info!("stopped");
     Ok(())

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use damselfly_runtime::Inherited;
-use damselfly_runtime::listen::{self, UnixSocket};
+use damselfly_runtime::listen::{self, Lent, UnixSocket};
 use serde::Serialize;
 use tokio::net::{TcpListener, UnixListener};
 
@@ -32,6 +32,8 @@ pub(super) struct Bound {
     pub(super) socket: Option<UnixSocket>,
     /// Likewise.
     pub(super) takeover: Option<UnixSocket>,
+    /// The paths of Unix sockets that were inherited: they stay where this process ends before they are left to it.
+    pub(super) lent: Lent,
 }
 
 /// What `addresses.json` and `/addresses` say.
@@ -58,9 +60,14 @@ fn tcp(inherited: &mut Inherited, name: &str, at: SocketAddr, setting: &str) -> 
     })
 }
 
-async fn unix(inherited: &mut Inherited, path: &Path, mode: u32, setting: &str) -> anyhow::Result<UnixSocket> {
+async fn unix(
+    (inherited, lent): (&mut Inherited, &Lent),
+    path: &Path,
+    mode: u32,
+    setting: &str,
+) -> anyhow::Result<UnixSocket> {
     if let Some(listener) = inherited.unix(path)? {
-        return Ok(listen::inherited_unix(UnixListener::from_std(listener)?, path, inherited.are_kept())?);
+        return Ok(listen::inherited_unix(UnixListener::from_std(listener)?, path, lent.clone())?);
     }
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
@@ -75,8 +82,8 @@ impl Bound {
     /// `no_store` says that the data directory may be unusable: then the socket for tools, which is there as a rule, may be
     /// missing.
     pub(super) async fn all(config: &Config, no_store: bool, mut inherited: Inherited) -> anyhow::Result<Self> {
-        let (at, from) = (&config.listen, &mut inherited);
-        let socket = match unix(from, &at.socket, SOCKET_MODE, "download.server.socketPath").await {
+        let (at, from, lent) = (&config.listen, &mut inherited, Lent::new(true));
+        let socket = match unix((from, &lent), &at.socket, SOCKET_MODE, "download.server.socketPath").await {
             Ok(socket) => Some(socket),
             Err(error) if no_store => {
                 tracing::warn!(%error, "there is no socket for tools on this host");
@@ -84,7 +91,7 @@ impl Bound {
             }
             Err(error) => return Err(error),
         };
-        let takeover = unix(from, &config.data_dir.join(TAKEOVER), TAKEOVER_MODE, "dataDir").await;
+        let takeover = unix((from, &lent), &config.data_dir.join(TAKEOVER), TAKEOVER_MODE, "dataDir").await;
         let takeover = takeover.inspect_err(|error| tracing::warn!(%error, "no process can take over from this one"));
         let bound = Self {
             mirrors: config
@@ -102,6 +109,7 @@ impl Bound {
             data: tcp(from, "data", at.data, "storage.server.ip and storage.server.tcpPort")?,
             socket,
             takeover: takeover.ok(),
+            lent,
         };
         for socket in inherited.left() {
             tracing::warn!(

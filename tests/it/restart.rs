@@ -229,6 +229,9 @@ fn who_takes_over_from_nobody_just_starts_and_a_broken_successor_changes_nothing
     let mut command = Process::command(binary("dfdaemon"));
     let done = run(command.arg("--take-over").arg("--config").arg(&wrong));
     assert!(!done.ok, "it listens at an address of another host");
+    for socket in ["dfdaemon.sock", "takeover.sock"] {
+        assert!(daemon.data(socket).exists(), "{socket} is still the running daemon's");
+    }
     assert_eq!(daemon.admin("/ready").body, "ready\n");
     daemon.stop();
     let mut none = daemon.take_over();

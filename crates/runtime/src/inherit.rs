@@ -55,8 +55,6 @@ struct Named {
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: Vec<Named>,
-    /// Whether the one who gave them goes on listening.
-    kept: bool,
 }
 
 impl Inherited {
@@ -80,7 +78,7 @@ impl Inherited {
                 sockets.push(Named { name, socket });
             }
         }
-        Ok(Self { sockets, kept: true })
+        Ok(Self { sockets })
     }
 
     /// Adds a socket that another process gave to this one.
@@ -121,11 +119,6 @@ impl Inherited {
         };
         listener.set_nonblocking(true)?;
         Ok(Some(listener))
-    }
-
-    /// Whether the sockets are a supervisor's, whose paths are not ours to remove.
-    pub const fn are_kept(&self) -> bool {
-        self.kept
     }
 
     /// What nobody took: names and addresses, for a warning. A client that connects there is never answered as long as

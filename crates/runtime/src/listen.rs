@@ -6,6 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
@@ -67,7 +69,27 @@ pub struct UnixSocket {
 pub struct UnixSocketPath {
     path: PathBuf,
     inode: (u64, u64),
-    stays: bool,
+    stays: Lent,
+}
+
+/// Whether a path is another process's to remove, who goes on listening there. Clones say the same.
+#[derive(Clone, Debug)]
+pub struct Lent(Arc<AtomicBool>);
+
+impl Lent {
+    /// It is, or it is not.
+    pub fn new(lent: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(lent)))
+    }
+
+    /// The other process has left it to this one.
+    pub fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn is_lent(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl UnixSocketPath {
@@ -78,14 +100,16 @@ impl UnixSocketPath {
 
     /// Leaves it to a process that listens there in this one's place.
     pub fn leave(mut self) {
-        self.stays = true;
+        self.stays = Lent::new(true);
     }
 }
 
 impl Drop for UnixSocketPath {
     fn drop(&mut self) {
         // Another process may have taken the place since: its socket is not ours to remove.
-        if !self.stays && fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode) {
+        if !self.stays.is_lent()
+            && fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode)
+        {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -98,11 +122,11 @@ pub async fn unix(path: &Path, mode: u32, setting: &str) -> Result<UnixSocket, L
     remove_stale(path).await.map_err(fail)?;
     let listener = UnixListener::bind(path).map_err(fail)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(fail)?;
-    inherited_unix(listener, path, false).map_err(fail)
+    inherited_unix(listener, path, Lent::new(false)).map_err(fail)
 }
 
-/// A Unix socket at `path` that another process has made; its path `stays` if that one goes on listening.
-pub fn inherited_unix(listener: UnixListener, path: &Path, stays: bool) -> io::Result<UnixSocket> {
+/// A Unix socket at `path` that another process has made; its path `stays` as long as it is that one's.
+pub fn inherited_unix(listener: UnixListener, path: &Path, stays: Lent) -> io::Result<UnixSocket> {
     let found = fs::symlink_metadata(path)?;
     let inode = (found.dev(), found.ino());
     Ok(UnixSocket { listener, path: UnixSocketPath { path: path.to_owned(), inode, stays } })

@@ -206,7 +206,7 @@ mod tests {
         let (predecessor, mut sockets) = ask(&path).await.unwrap().unwrap();
         let taken = sockets.tcp("peer", at_two).unwrap().unwrap();
         assert!(sockets.tcp("proxy", at_one).unwrap().is_some());
-        assert!(sockets.left().is_empty() && !sockets.are_kept());
+        assert!(sockets.left().is_empty());
         predecessor.ready().await;
         old.await.unwrap();
         taken.set_nonblocking(false).unwrap();
